@@ -1,0 +1,70 @@
+"""The command ``penstock-server``: argv, environment and file → configuration → a gateway."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from penstock_server import __version__, config, gateway, telemetry
+from penstock_server.app import Server, run
+
+_EPILOG = """\
+Without any configuration the gateway listens on 127.0.0.1:50051 and serves the embedded model as
+local/tiny, every hosted provider whose key is in the environment (OPENAI_API_KEY,
+ANTHROPIC_API_KEY), and Ollama and LM Studio at their usual ports.
+
+Any key can be set in the file, in the environment and by --set, the later one winning:
+  [shutdown] drain = 10      PENSTOCK_SHUTDOWN__DRAIN=10      --set shutdown.drain=10
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="penstock-server",
+        description="One typed gRPC endpoint for every language model.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"penstock-server {__version__}")
+    parser.add_argument(
+        "--check", action="store_true", help="check the configuration, print it, and exit"
+    )
+    config.add_arguments(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the gateway; returns the process's exit code."""
+    args = parser().parse_args(argv)
+    try:
+        settings = config.load(config.GatewayConfig, args, os.environ, "PENSTOCK_")
+        telemetry.configure(settings.log)
+        if args.check:
+            print(settings.model_dump_json(indent=2))
+            return 0
+        return run(
+            settings,
+            lambda: gateway.make_providers(settings, os.environ),
+            on_ready=_welcome if settings.log.format == "human" else None,
+        )
+    except config.ConfigError as error:
+        for line in str(error).splitlines():
+            print(f"penstock-server: {line}", file=sys.stderr)
+        return 2
+
+
+def _welcome(server: Server) -> None:
+    """Tell a person at a terminal what to do next."""
+    address = server.addresses[0]
+    target = "" if address == config.DEFAULT_LISTEN else f"--target {address} "
+    print(
+        f"\nPenstock {__version__} is ready on {address}. In another terminal, try:\n\n"
+        f'  penstock {target}generate "What is Penstock?"\n',
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""A server's life: bind, serve, stop in the right order. The same for gateway and sidecar.
+
+Stopping: (1) health says NOT_SERVING, (2) calls are still taken for ``shutdown.notice``, so that
+balancers notice, (3) new calls are refused with SHUTTING_DOWN while running ones go on for at most
+``shutdown.drain``, (4) what still runs is ended with SHUTTING_DOWN, (5) connections close, and last
+(6) providers, with their sidecars: a running call needs its provider to the end. A second signal
+skips the waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from penstock import v1
+
+from penstock_server.config import ServerConfig
+from penstock_server.health import SERVICES, HealthBoard
+from penstock_server.interceptor import Gate
+from penstock_server.providers import Provider
+from penstock_server.routing import Router
+from penstock_server.service import EmbeddingService, GenerationService, ModelService
+from penstock_server.telemetry import log
+
+CHANNELZ = "grpc.channelz.v1.Channelz"
+
+# gRPC itself refuses larger messages without a word of ours. Up to this factor of the limit they
+# are let in, to be refused with a reason.
+_HEADROOM = 1.25
+
+# What remains after draining gets this long to hand out its last statuses, in seconds.
+_LAST_WORDS = 1.0
+
+
+class BindError(Exception):
+    """An address cannot be listened on."""
+
+
+def server_options(config: ServerConfig) -> list[tuple[str, int]]:
+    """The gRPC channel arguments for a configuration."""
+    keepalive = config.keepalive
+    return [
+        ("grpc.max_receive_message_length", int(config.limits.max_message_bytes * _HEADROOM)),
+        ("grpc.max_send_message_length", -1),  # an answer that was computed is worth sending
+        # Two servers on one port would each get some of the connections: a mistake, not a feature.
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", int(keepalive.interval * 1000)),
+        ("grpc.keepalive_timeout_ms", int(keepalive.timeout * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # gRPC's default of 300 s ends a client that pings through a silent prefill
+        # (too_many_pings).
+        (
+            "grpc.http2.min_recv_ping_interval_without_data_ms",
+            int(keepalive.min_client_interval * 1000),
+        ),
+    ]
+
+
+class Server:
+    """One server with its providers.
+
+    Everything runs on one event loop. `start` returns once calls are taken, which may be before
+    any model is ready: health tells.
+
+    Example::
+
+        server = Server(config, [provider])
+        await server.start()
+        print(server.addresses)
+        await server.stop()
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        providers: Sequence[Provider],
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
+        self._config = config
+        self._providers = providers
+        self._credentials = credentials
+        self.health = HealthBoard(providers)
+        self.gate = Gate(config.limits.max_message_bytes, config.log.prompts)
+        self.addresses: list[str] = []
+        self._grpc = grpc.aio.server(interceptors=[self.gate], options=server_options(config))
+        self._hurry = asyncio.Event()
+
+    async def start(self) -> None:
+        """Bind, take calls, and start the providers."""
+        router = Router(self._providers)
+        v1.add_GenerationServiceServicer_to_server(GenerationService(router), self._grpc)
+        v1.add_ModelServiceServicer_to_server(ModelService(router), self._grpc)
+        v1.add_EmbeddingServiceServicer_to_server(EmbeddingService(router), self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._grpc)
+        channelz.add_channelz_servicer(self._grpc)
+        names = (*SERVICES, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._grpc)
+        self.addresses = [self._bind(address) for address in self._config.listen]
+        await self.health.open()
+        await self._grpc.start()
+        for provider in self._providers:
+            await provider.start(self.health.listener(provider.name))
+
+    def hurry(self) -> None:
+        """Skip the waiting in `stop`."""
+        self._hurry.set()
+
+    async def stop(self) -> None:
+        """Stop in the order that the module's docstring gives. Returns when all is closed."""
+        await self.health.close()
+        await self._patiently(asyncio.sleep(self._config.shutdown.notice))
+        self.gate.refuse()
+        log(logging.INFO, "draining", running=self.gate.running)
+        await self._patiently(self.gate.drained(self._config.shutdown.drain))
+        if self.gate.running:
+            log(logging.WARNING, "ending calls that still run", running=self.gate.running)
+            self.gate.end_running()
+            await self.gate.drained(_LAST_WORDS)
+        await self._grpc.stop(_LAST_WORDS)
+        await asyncio.gather(*(provider.close() for provider in self._providers))
+        for address in self.addresses:
+            _unlink_socket(address)
+
+    async def _patiently(self, waiting: Coroutine[Any, Any, object]) -> None:
+        """Wait for something, unless somebody is in a hurry."""
+        tasks = [asyncio.ensure_future(waiting), asyncio.ensure_future(self._hurry.wait())]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+
+    def _bind(self, address: str) -> str:
+        try:
+            port = (
+                self._grpc.add_secure_port(address, self._credentials)
+                if self._credentials
+                else self._grpc.add_insecure_port(address)
+            )
+        except RuntimeError as error:
+            raise BindError(
+                f"cannot listen on {address}: is another server there? "
+                f"Choose another address with --listen. ({error})"
+            ) from None
+        if address.startswith("unix:"):
+            return address
+        return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _unlink_socket(address: str) -> None:
+    if address.startswith("unix:"):
+        Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+
+
+ReadyHook = Callable[[Server], None]
+
+
+def run(
+    config: ServerConfig,
+    make_providers: Callable[[], Sequence[Provider]],
+    *,
+    on_ready: ReadyHook | None = None,
+) -> int:
+    """Serve until SIGTERM or SIGINT, and return the process's exit code.
+
+    ``make_providers`` is called on the running loop; ``on_ready`` once some provider can answer.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(config, make_providers, on_ready))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+async def _serve(
+    config: ServerConfig,
+    make_providers: Callable[[], Sequence[Provider]],
+    on_ready: ReadyHook | None,
+) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    server = Server(config, make_providers())
+
+    def on_signal() -> None:
+        if stop.is_set():
+            server.hurry()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await server.start()
+    except BindError as error:
+        log(logging.ERROR, str(error))
+        return 1
+    log(logging.INFO, "listening", address=",".join(server.addresses))
+    announcing = asyncio.create_task(_announce(server, on_ready))
+    await stop.wait()
+    announcing.cancel()
+    log(logging.INFO, "stopping")
+    await server.stop()
+    log(logging.INFO, "stopped")
+    return 0
+
+
+async def _announce(server: Server, on_ready: ReadyHook | None) -> None:
+    await server.health.wait_for_any()
+    # What start-up made stays: looking at it again in every collection costs tens of milliseconds
+    # of pause.
+    gc.collect()
+    gc.freeze()
+    log(logging.INFO, "ready", providers=",".join(server.health.healthy()) or "none")
+    if on_ready is not None:
+        on_ready(server)

@@ -1,0 +1,325 @@
+"""Configuration: a TOML file, then the environment, then flags; the later one wins.
+
+One table of sections serves all three: the key ``limits.max_message_bytes`` is
+``[limits] max_message_bytes = …`` in the file, ``PENSTOCK_LIMITS__MAX_MESSAGE_BYTES`` in the
+environment and ``--set limits.max_message_bytes=…`` as a flag. What is wrong is reported all at
+once, each with its key and where it was set. What a provider's settings mean belongs to
+``gateway``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+DEFAULT_FILE = "penstock.toml"
+DEFAULT_LISTEN = "127.0.0.1:50051"
+MIB = 1024 * 1024
+
+# Names with our prefix that belong to the client or to the file itself, not to the server's keys.
+_FOREIGN = frozenset({"CONFIG", "TARGET", "TOKEN", "MODEL", "CA", "CERT", "KEY", "TLS"})
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message has a line for each wrong key."""
+
+
+class Section(BaseModel):
+    """A table of the configuration: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _comma_separated(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Strings = Annotated[list[str], BeforeValidator(_comma_separated)]
+
+
+class Limits(Section):
+    """How much the server takes."""
+
+    max_message_bytes: PositiveInt = 64 * MIB
+    """The largest message, in bytes."""
+
+
+class Keepalive(Section):
+    """How connections are kept alive through silence, in seconds."""
+
+    interval: PositiveFloat = 60.0
+    """The server pings a silent client this often, to notice that it is gone."""
+    timeout: PositiveFloat = 20.0
+    """A ping that is not answered within this time ends the connection."""
+    min_client_interval: PositiveFloat = 5.0
+    """Clients may ping this often, also while nothing is said: a long prefill is silent."""
+
+
+class Shutdown(Section):
+    """How the server stops, in seconds."""
+
+    notice: NonNegativeFloat = 0.5
+    """How long calls are still taken after health says NOT_SERVING, so that balancers notice."""
+    drain: NonNegativeFloat = 30.0
+    """How long running calls may go on after that."""
+
+
+class Log(Section):
+    """What is logged, to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["human", "json"] = "human"
+    prompts: bool = False
+    """Whether prompts and answers are logged. They are private: never by default."""
+
+
+class ServerConfig(Section):
+    """What gateway and sidecars have in common."""
+
+    listen: Annotated[Strings, Field(min_length=1)] = [DEFAULT_LISTEN]
+    """Addresses: "host:port", "[::]:port" or "unix:/path"; port 0 picks a free one."""
+    limits: Limits = Limits()
+    keepalive: Keepalive = Keepalive()
+    shutdown: Shutdown = Shutdown()
+    log: Log = Log()
+
+
+class SidecarSettings(Section):
+    """A provider whose models run in sidecar processes of our own.
+
+    Either ``models`` (the gateway starts and watches a sidecar that owns them) or ``addresses``
+    (sidecars that run elsewhere and own the same models: one pool).
+    """
+
+    kind: Literal["sidecar"]
+    engine: Literal["hf", "mlx"] = "hf"
+    models: dict[str, str] = {}
+    """Name → model directory or Hugging Face hub id."""
+    addresses: Strings = []
+    python: str = ""
+    """The Python that has the engine installed. Default: the gateway's own."""
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: PositiveInt | None = None
+    """CPU threads to compute with. Default: one less than there are cores."""
+    max_queue: PositiveInt = 256
+    """How many requests may wait for the engine before it answers OVERLOADED."""
+    trust_remote_code: bool = False
+    """Whether models may bring Python code of their own, which then runs in the sidecar."""
+    ready_timeout: PositiveFloat = 60.0
+    """How long a call waits, in seconds, for a sidecar that is starting."""
+
+    @model_validator(mode="after")
+    def _models_or_addresses(self) -> Self:
+        if bool(self.models) == bool(self.addresses):
+            raise ValueError("set either models (started here) or addresses (started elsewhere)")
+        return self
+
+
+class NetworkSettings(Section):
+    """A provider that is reached over HTTP."""
+
+    kind: Literal["openai", "anthropic", "ollama", "lmstudio", "openai-compatible"]
+    base_url: str = ""
+    """Default: the usual one of its kind. Required with "openai-compatible"."""
+    api_key: SecretStr = SecretStr("")
+    """Better: api_key_env, which keeps the key out of the file."""
+    api_key_env: str = ""
+    """The environment variable that holds the key. Default: the usual one of its kind."""
+    connect_timeout: PositiveFloat = 5.0
+    first_byte_timeout: PositiveFloat = 600.0
+    idle_timeout: PositiveFloat = 120.0
+    """The longest silence in the middle of an answer, in seconds."""
+
+    @model_validator(mode="after")
+    def _base_url_where_unknown(self) -> Self:
+        if self.kind == "openai-compatible" and not self.base_url:
+            raise ValueError('kind "openai-compatible" needs base_url')
+        return self
+
+
+ProviderSettings = Annotated[SidecarSettings | NetworkSettings, Field(discriminator="kind")]
+ProviderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class GatewayConfig(ServerConfig):
+    """The gateway's configuration."""
+
+    providers: dict[ProviderName, ProviderSettings] | None = None
+    """Name → settings. Default: whatever is at hand; see ``gateway.default_providers``."""
+
+
+ConfigT = TypeVar("ConfigT", bound=ServerConfig)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that every server has."""
+    group = parser.add_argument_group("server")
+    group.add_argument(
+        "--config", metavar="FILE", help=f"TOML file (default: ./{DEFAULT_FILE} where it exists)"
+    )
+    group.add_argument(
+        "--listen",
+        metavar="ADDRESS",
+        action="append",
+        help=f"host:port or unix:/path; may be repeated (default: {DEFAULT_LISTEN})",
+    )
+    group.add_argument("--log-format", choices=["human", "json"], help="default: human")
+    group.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+    group.add_argument(
+        "--log-prompts", action="store_true", default=None, help="log prompts and answers, too"
+    )
+    group.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="set any key of the configuration, such as shutdown.drain=10",
+    )
+
+
+_FLAGS = {
+    "listen": "listen",
+    "log_format": "log.format",
+    "log_level": "log.level",
+    "log_prompts": "log.prompts",
+}
+
+
+def load(
+    kind: type[ConfigT], args: argparse.Namespace, environ: Mapping[str, str], prefix: str
+) -> ConfigT:
+    """Read file, environment and flags, and check them.
+
+    ``prefix`` is the environment's, such as "PENSTOCK_". Raises `ConfigError` with a line for
+    each key that is wrong.
+
+    Example::
+
+        config = load(GatewayConfig, args, os.environ, "PENSTOCK_")
+    """
+    tree: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, key, value in (
+        *_from_file(args.config or environ.get(f"{prefix}CONFIG", "")),
+        *_from_environment(kind, environ, prefix),
+        *_from_flags(args),
+    ):
+        _put(tree, key, value, origin)
+        origins[key] = origin
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(kind, error, origins))) from None
+
+
+def _from_file(name: str) -> Iterator[tuple[str, str, object]]:
+    path = Path(name or DEFAULT_FILE)
+    if not name and not path.exists():
+        return
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    for key, value in _leaves(table):
+        yield str(path), key, value
+
+
+def _from_environment(
+    kind: type[ServerConfig], environ: Mapping[str, str], prefix: str
+) -> Iterator[tuple[str, str, object]]:
+    for name in sorted(environ):
+        rest = name.removeprefix(prefix)
+        if rest == name or rest in _FOREIGN or not rest:
+            continue
+        key = rest.lower().replace("__", ".")
+        if key.split(".")[0] not in kind.model_fields:
+            if rest.startswith("SIDECAR_"):  # the sidecars' own prefix
+                continue
+            raise ConfigError(f"{name}: sets no key that exists{_near(key, kind.model_fields)}")
+        yield f"environment variable {name}", key, environ[name]
+
+
+def _from_flags(args: argparse.Namespace) -> Iterator[tuple[str, str, object]]:
+    for name, key in _FLAGS.items():
+        value = getattr(args, name)
+        if value is not None:
+            yield f"--{name.replace('_', '-')}", key, value
+    for assignment in args.set:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment}: write KEY=VALUE")
+        yield f"--set {assignment}", key, value
+
+
+def _leaves(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in table.items():
+        # Quoting keeps a key that holds dots (a file name, say) in one piece.
+        name = f"{path}{key}" if "." not in key else f'{path}"{key}"'
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _split(key: str) -> list[str]:
+    parts = key.split('"')
+    names: list[str] = []
+    for index, part in enumerate(parts):
+        names += [part] if index % 2 else [name for name in part.split(".") if name]
+    return names
+
+
+def _put(tree: dict[str, Any], key: str, value: object, origin: str) -> None:
+    *tables, last = _split(key)
+    for name in tables:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{key}: {name} is not a table ({origin})")
+    tree[last] = value
+
+
+def _explain(
+    kind: type[ServerConfig], error: ValidationError, origins: Mapping[str, str]
+) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        # A discriminated union puts its choice into the path, where no caller wrote it.
+        path = [str(step) for step in problem["loc"] if step not in ("sidecar", *_NETWORK_KINDS)]
+        key = ".".join(path)
+        origin = next(
+            (o for k, o in origins.items() if k == key or k.startswith(f"{key}.")), ""
+        ) or next((o for k, o in origins.items() if key.startswith(f"{k}.")), "")
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = f"there is no such key{_near(path[-1], _known_keys(kind))}"
+        yield f"{key or 'configuration'}: {message}" + (f" ({origin})" if origin else "")
+
+
+_NETWORK_KINDS = ("openai", "anthropic", "ollama", "lmstudio", "openai-compatible")
+
+
+def _known_keys(kind: type[ServerConfig]) -> set[str]:
+    sections = (kind, Limits, Keepalive, Shutdown, Log, SidecarSettings, NetworkSettings)
+    return {name for section in sections for name in section.model_fields}
+
+
+def _near(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,130 @@
+"""From configuration to providers: what the gateway serves."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from penstock_server.config import (
+    ConfigError,
+    GatewayConfig,
+    NetworkSettings,
+    ProviderSettings,
+    SidecarSettings,
+)
+from penstock_server.providers import Provider
+from penstock_server.providers.chat_completions import ChatCompletionsProvider
+from penstock_server.providers.known import KNOWN, default_base_url
+from penstock_server.providers.sidecar import SidecarProvider
+from penstock_server.supervisor import SidecarProcess
+
+ENGINES = {"hf": "penstock_hf", "mlx": "penstock_mlx"}
+"""Engine → the module that runs its sidecar."""
+
+EMBEDDED_MODEL = Path("models/tiny")
+
+
+def default_providers(environ: Mapping[str, str]) -> dict[str, ProviderSettings]:
+    """What is served where the configuration names no provider.
+
+    The embedded model as "local/tiny", where its directory is at hand; every hosted provider
+    whose key is in the environment; Ollama and LM Studio at their usual ports.
+    """
+    settings: dict[str, ProviderSettings] = {}
+    tiny = embedded_model()
+    if tiny is not None:
+        settings["local"] = SidecarSettings(kind="sidecar", models={"tiny": str(tiny)})
+    for name, row in KNOWN.items():
+        if row.local or environ.get(row.key_env):
+            settings[name] = NetworkSettings.model_validate({"kind": name})
+    return settings
+
+
+def embedded_model() -> Path | None:
+    """Where the embedded model is: in the checkout, or below the working directory."""
+    for root in (Path(__file__).parents[2], Path.cwd()):
+        if (root / EMBEDDED_MODEL / "config.json").is_file():
+            return root / EMBEDDED_MODEL
+    return None
+
+
+def make_providers(config: GatewayConfig, environ: Mapping[str, str]) -> list[Provider]:
+    """The providers of a configuration, not yet started."""
+    settings = config.providers
+    if settings is None:
+        settings = default_providers(environ)
+    providers: list[Provider] = []
+    for name, one in settings.items():
+        if isinstance(one, SidecarSettings):
+            providers.append(_sidecar(name, one, config))
+        else:
+            providers.append(_network(name, one, environ))
+    return providers
+
+
+def _network(name: str, settings: NetworkSettings, environ: Mapping[str, str]) -> Provider:
+    row = KNOWN.get(settings.kind)
+    key_env = settings.api_key_env or (row.key_env if row else "")
+    key = settings.api_key.get_secret_value() or environ.get(key_env, "")
+    if settings.api_key_env and not key:
+        raise ConfigError(f"providers.{name}.api_key_env: {key_env} is not set in the environment")
+    return ChatCompletionsProvider(
+        name,
+        base_url=settings.base_url or default_base_url(settings.kind, environ),
+        api_key=key,
+        kind=settings.kind,
+        connect_timeout=settings.connect_timeout,
+        first_byte_timeout=settings.first_byte_timeout,
+        idle_timeout=settings.idle_timeout,
+    )
+
+
+def _sidecar(name: str, settings: SidecarSettings, config: GatewayConfig) -> Provider:
+    if settings.addresses:
+        return SidecarProvider(name, settings.addresses, ready_timeout=settings.ready_timeout)
+    address = f"unix:{_private_directory()}/{name}.sock"
+    process = SidecarProcess(name, sidecar_command(settings, address, config), _environment())
+    return SidecarProvider(name, [address], process, settings.ready_timeout)
+
+
+def sidecar_command(settings: SidecarSettings, address: str, config: GatewayConfig) -> list[str]:
+    """The command line that runs a sidecar with these settings."""
+    command = [settings.python or sys.executable, "-m", ENGINES[settings.engine]]
+    command += ["--lifeline", "--listen", address]
+    command += ["--device", settings.device, "--dtype", settings.dtype]
+    command += ["--max-queue", str(settings.max_queue)]
+    command += ["--log-format", config.log.format, "--log-level", config.log.level]
+    command += ["--set", f"limits.max_message_bytes={config.limits.max_message_bytes}"]
+    if settings.threads:
+        command += ["--threads", str(settings.threads)]
+    if settings.trust_remote_code:
+        command += ["--trust-remote-code"]
+    if config.log.prompts:
+        command += ["--log-prompts"]
+    for model, source in settings.models.items():
+        command += ["--model", f"{model}={source}"]
+    return command
+
+
+def _environment() -> dict[str, str]:
+    """A sidecar's environment: ours, without the keys that it has no use for."""
+    secrets = {row.key_env for row in KNOWN.values()}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in secrets and not name.startswith("PENSTOCK_PROVIDERS")
+    }
+    # Threads that wait for work must not burn the cores that the gateway needs.
+    return {"OMP_WAIT_POLICY": "PASSIVE", **environment}
+
+
+def _private_directory() -> str:
+    """A directory for sockets that only this user can reach, removed when the gateway ends."""
+    directory = tempfile.mkdtemp(prefix="penstock-")  # mode 0700
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory

@@ -1,0 +1,85 @@
+"""grpc.health.v1, moved by what is true.
+
+The names one can ask for: "" (the whole server), each service's full name, and
+"provider/NAME" for each provider. The server, and its GenerationService, serve while at least one
+provider can answer; ModelService whenever the server takes calls; EmbeddingService while a
+provider that embeds can answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio as health_aio
+
+from penstock_server.providers import HealthListener, Provider
+
+GENERATION = "penstock.v1.GenerationService"
+MODELS = "penstock.v1.ModelService"
+EMBEDDING = "penstock.v1.EmbeddingService"
+SERVICES = (GENERATION, MODELS, EMBEDDING)
+
+
+class HealthBoard:
+    """Keeps the health of everything that has one.
+
+    All methods belong on the event loop.
+    """
+
+    def __init__(self, providers: Sequence[Provider]) -> None:
+        self.servicer = health_aio.HealthServicer()
+        self._providers = {provider.name: provider for provider in providers}
+        self._healthy = dict.fromkeys(self._providers, False)
+        self._changed = asyncio.Event()
+        self._publishing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
+
+    async def open(self) -> None:
+        """Publish the first truth: the server takes calls; providers say themselves."""
+        await self._publish()
+
+    def listener(self, provider: str) -> HealthListener:
+        """What the provider of that name tells its health to."""
+
+        def on_health(healthy: bool) -> None:
+            if self._healthy[provider] != healthy:
+                self._healthy[provider] = healthy
+                task = asyncio.get_running_loop().create_task(self._publish())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+        return on_health
+
+    async def wait_for_any(self) -> None:
+        """Wait until some provider can answer; at once where there is none."""
+        while self._healthy and not any(self._healthy.values()):
+            self._changed.clear()
+            await self._changed.wait()
+
+    def healthy(self) -> Iterable[str]:
+        """The names of the providers that can answer."""
+        return [name for name, healthy in self._healthy.items() if healthy]
+
+    async def close(self) -> None:
+        """NOT_SERVING everywhere, for good: the server is stopping."""
+        await self.servicer.enter_graceful_shutdown()
+
+    async def _publish(self) -> None:
+        self._changed.set()
+        async with self._publishing:  # else an older truth could overtake a newer one
+            await self._publish_in_order()
+
+    async def _publish_in_order(self) -> None:
+        some = any(self._healthy.values())
+        embeds = any(self._healthy[p.name] for p in self._providers.values() if p.embeds)
+        truth = {"": some, GENERATION: some, MODELS: True, EMBEDDING: embeds}
+        truth |= {f"provider/{name}": healthy for name, healthy in self._healthy.items()}
+        for name, serving in truth.items():
+            status = (
+                health_pb2.HealthCheckResponse.SERVING
+                if serving
+                else health_pb2.HealthCheckResponse.NOT_SERVING
+            )
+            await self.servicer.set(name, status)

@@ -1,0 +1,256 @@
+"""The gate: everything that is the same for all calls, around every method of ours.
+
+Unreadable or oversized messages, the call's identity and deadline, one log line, the status for a
+failure, and the refusal and counting of calls while the server stops. What a call means is not
+known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from penstock import v1
+
+from penstock_server import telemetry, wire
+from penstock_server.errors import Failure, Violation, to_status
+from penstock_server.providers import Call
+
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]  # only the stubs know that it is generic
+
+REQUEST_ID_HEADER = "x-request-id"
+"""Callers may name their request; the gateway passes the name on to sidecars."""
+
+RESPONSE_ID_HEADER = "penstock-request-id"
+
+# A caller that is told when to come back is held to it by gRPC's own retries, up to this long.
+_LONGEST_PUSHBACK = 10.0
+
+_REQUEST_ID = re.compile(r"[\w.:-]{1,64}")
+_OUR_PREFIX = "/penstock.v1."
+
+current_call: ContextVar[Call] = ContextVar("penstock_call")
+"""The call that the running task answers. A context variable, since contexts take no attributes."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class _Unreadable:
+    """Stands for a request that is none, so that it fails as a call and not inside gRPC."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Wraps every method of ``penstock.v1``; other services pass untouched.
+
+    Concurrency: one task per call, all on the server's event loop, so plain attributes do. The
+    gate knows the running tasks, and so can wait for them or end them when the server stops.
+    """
+
+    def __init__(self, max_message_bytes: int, log_messages: bool = False) -> None:
+        self._limit = max_message_bytes
+        self._log_messages = log_messages
+        self._wrapped: dict[str, Handler] = {}
+        self._running: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._refusing = False
+        self._expired = False
+
+    @property
+    def running(self) -> int:
+        """How many calls are being answered."""
+        return len(self._running)
+
+    def refuse(self) -> None:
+        """Answer new calls with SHUTTING_DOWN from now on."""
+        self._refusing = True
+
+    async def drained(self, timeout: float) -> bool:
+        """Wait until no call runs, at most ``timeout`` seconds; whether that came true."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def end_running(self) -> None:
+        """End all running calls with SHUTTING_DOWN."""
+        self._expired = True
+        for task in self._running:
+            task.cancel()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Hand gRPC the wrapped method."""
+        method: str = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            wrapped = await continuation(handler_call_details)
+            if wrapped is not None and method.startswith(_OUR_PREFIX):
+                wrapped = self._wrapped[method] = self._wrap(method, wrapped)
+        return wrapped
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        read: Callable[[bytes], Message] = handler.request_deserializer  # type: ignore[assignment]
+        message_type: type[Message] = read.__self__  # type: ignore[attr-defined]
+        # gRPC types handlers as if they were synchronous; ours are not.
+        method_of: Callable[[Message, Context], Any] = handler.unary_unary or handler.unary_stream  # type: ignore[assignment]
+        name = method.removeprefix(_OUR_PREFIX)
+
+        def parse(raw: bytes) -> Message | _Unreadable:
+            if len(raw) > self._limit:
+                return _Unreadable(_too_large(len(raw), self._limit))
+            try:
+                return read(raw)
+            except DecodeError:
+                problems = wire.explain(raw, message_type.DESCRIPTOR)  # type: ignore[arg-type] # upb's own
+                return _Unreadable(Failure.invalid(problems))
+
+        async def unary(request: Message | _Unreadable, context: Context) -> Message:
+            response: Message | None = None
+
+            async def answer(readable: Message) -> None:
+                nonlocal response
+                response = await method_of(readable, context)
+
+            await self._answer(name, request, context, answer)
+            assert response is not None  # otherwise _answer has aborted
+            return response
+
+        # A coroutine that writes, not a generator that yields: gRPC never closes a generator
+        # whose caller has gone while it was suspended, and `finally` would run whenever.
+        async def stream(request: Message | _Unreadable, context: Context) -> None:
+            async def answer(readable: Message) -> None:
+                events = method_of(readable, context)
+                try:
+                    async for event in events:
+                        await context.write(event)
+                finally:
+                    await events.aclose()
+
+            await self._answer(name, request, context, answer)
+
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                stream,
+                request_deserializer=parse,
+                response_serializer=handler.response_serializer,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            unary,
+            request_deserializer=parse,
+            response_serializer=handler.response_serializer,
+        )
+
+    async def _answer(
+        self,
+        method: str,
+        request: Message | _Unreadable,
+        context: Context,
+        answer: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        """Answer one call, and see that it ends with exactly one status and one log line."""
+        call = _call(context)
+        line = telemetry.CallLog(method, call.request_id, context.peer())
+        current_call.set(call)
+        telemetry.current.set(line)
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        self._idle.clear()
+        try:
+            if self._refusing:
+                raise _shutting_down()
+            if isinstance(request, _Unreadable):
+                raise request.failure
+            if self._log_messages:
+                telemetry.note(request=str(request))
+            await answer(request)
+        except Failure as failure:
+            await _abort(context, failure, line)
+        except grpc.aio.AbortError:
+            raise
+        except asyncio.CancelledError:
+            if not self._expired:
+                line.write("DEADLINE_EXCEEDED" if call.remaining() == 0 else "CANCELLED")
+                raise  # swallowing it would leak gRPC's own state
+            task.uncancel()
+            await _abort(context, _shutting_down(), line)
+        except Exception:
+            telemetry.logger.exception("a fault of Penstock's own, in %s", method)
+            await _abort(
+                context,
+                Failure(
+                    v1.ERROR_REASON_INTERNAL_ERROR,
+                    "Penstock failed at this call; the server's log has the details. "
+                    "Please report it.",
+                ),
+                line,
+            )
+        else:
+            context.set_trailing_metadata(((RESPONSE_ID_HEADER, call.request_id),))
+            line.write("OK")
+        finally:
+            self._running.discard(task)
+            if not self._running:
+                self._idle.set()
+
+
+async def _abort(context: Context, failure: Failure, line: telemetry.CallLog) -> NoReturn:
+    status = to_status(failure, request_id=line.request_id)
+    line.write(failure.code.name, failure.reason_name, failure.message)
+    trailers: list[tuple[str, str | bytes]] = [
+        ("grpc-status-details-bin", status.SerializeToString()),
+        (RESPONSE_ID_HEADER, line.request_id),
+    ]
+    if failure.retry_delay is not None and failure.retry_delay <= _LONGEST_PUSHBACK:
+        trailers.append(("grpc-retry-pushback-ms", str(int(failure.retry_delay * 1000))))
+    await context.abort(failure.code, status.message, tuple(trailers))
+
+
+def _call(context: Context) -> Call:
+    now = time.monotonic()
+    remaining = context.time_remaining()
+    given = dict(context.invocation_metadata() or ()).get(REQUEST_ID_HEADER)
+    named = isinstance(given, str) and _REQUEST_ID.fullmatch(given)
+    return Call(
+        request_id=str(given) if named else secrets.token_hex(8),
+        # Without a deadline gRPC reports one about 292 years away.
+        deadline=None if remaining is None or remaining > 3e8 else now + remaining,
+        arrived=now,
+    )
+
+
+def _shutting_down() -> Failure:
+    return Failure(
+        v1.ERROR_REASON_SHUTTING_DOWN, "the server is stopping; call again to reach another one"
+    )
+
+
+def _too_large(size: int, limit: int) -> Failure:
+    return Failure(
+        v1.ERROR_REASON_MESSAGE_TOO_LARGE,
+        f"the message has {size:,} bytes and the server takes {limit:,}; send less, "
+        "or raise limits.max_message_bytes",
+        violations=[Violation("request", f"has {size:,} bytes; at most {limit:,}")],
+        size=str(size),
+        limit=str(limit),
+    )
+
+
+__all__ = ["REQUEST_ID_HEADER", "Gate", "current_call"]

@@ -1,0 +1,119 @@
+"""Sidecars that own the same models: which of them are there, and which one is next.
+
+One `Member` for each address. gRPC's own health watching says who serves; the next call goes to
+the member with the fewest calls under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from penstock import v1
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+
+# Between two attempts at watching a member that is not there, in seconds.
+_WATCH_PAUSE = 0.1
+_LONGEST_WATCH_PAUSE = 2.0
+
+CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
+    ("grpc.max_receive_message_length", -1),  # the limit is kept at the gateway's own door
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 10_000),  # a sidecar that hangs or is cut off is noticed
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A sidecar that was restarted is to be found again at once, not after minutes of backoff.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.enable_http_proxy", 0),  # sidecars are ours, not the internet's
+)
+
+
+class Member:
+    """One sidecar: its channel, its stubs, and what is known of it."""
+
+    def __init__(self, address: str, on_change: Callable[[], None]) -> None:
+        self.address = address
+        self.connected = False
+        """It answers, though its models may not be ready."""
+        self.serving = False
+        self.outstanding = 0
+        self._on_change = on_change
+        self._channel = grpc.aio.insecure_channel(address, options=list(CHANNEL_OPTIONS))
+        self.generation = v1.GenerationServiceStub(self._channel)
+        self.models = v1.ModelServiceStub(self._channel)
+        self.embedding = v1.EmbeddingServiceStub(self._channel)
+        self._watch_health = health_pb2_grpc.HealthStub(self._channel).Watch  # type: ignore[attr-defined] # its types lack methods
+        self._watching = asyncio.create_task(self._watch())
+
+    def lost(self) -> None:
+        """It did not answer a call: not to be asked until its health is seen again."""
+        self._is(connected=False, serving=False)
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        self._watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._watching
+        await self._channel.close()
+
+    async def _watch(self) -> None:
+        pause = _WATCH_PAUSE
+        while True:
+            with suppress(grpc.aio.AioRpcError):
+                async for answer in self._watch_health(health_pb2.HealthCheckRequest()):
+                    self._is(connected=True, serving=answer.status == _SERVING)
+                    pause = _WATCH_PAUSE
+            self._is(connected=False, serving=False)
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+            pause = min(pause * 1.5, _LONGEST_WATCH_PAUSE)
+
+    def _is(self, *, connected: bool, serving: bool) -> None:
+        if (connected, serving) != (self.connected, self.serving):
+            self.connected, self.serving = connected, serving
+            self._on_change()
+
+
+class Pool:
+    """The members, and whose turn it is.
+
+    Everything belongs to one event loop.
+    """
+
+    def __init__(self, addresses: Sequence[str], on_change: Callable[[], None]) -> None:
+        self._changed = asyncio.Event()
+        self._listener = on_change
+        self.members = [Member(address, self._change) for address in addresses]
+
+    @property
+    def serving(self) -> bool:
+        """Whether some member can answer."""
+        return any(member.serving for member in self.members)
+
+    def pick(self, excluded: Sequence[Member] = ()) -> Member | None:
+        """The serving member with the fewest calls under way.
+
+        Where none serves, one that is there at all: it knows best why it does not, and whether
+        waiting helps. None where nobody is there.
+        """
+        candidates = [m for m in self.members if m.connected and m not in excluded]
+        serving = [m for m in candidates if m.serving]
+        return min(serving or candidates, key=lambda m: m.outstanding, default=None)
+
+    async def close(self) -> None:
+        """Let go of all members."""
+        await asyncio.gather(*(member.close() for member in self.members))
+
+    async def change(self) -> None:
+        """Wait for a member to come, go, or change."""
+        await self._changed.wait()
+
+    def _change(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        self._listener()

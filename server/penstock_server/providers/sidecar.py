@@ -1,0 +1,331 @@
+"""Forwards to sidecars: the same contract on both sides, so that only the model's name changes.
+
+Deadline and cancellation are gRPC's own: a cancelled forwarding cancels the sidecar's call. What
+a sidecar reports as a failure passes through as it is; what this room adds is the truth about
+sidecars that are not there, or are no longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import grpc
+from penstock import v1
+from penstock.errors import from_rpc_error
+
+from penstock_server.errors import Failure
+from penstock_server.providers import Call, Events, HealthListener, Provider
+from penstock_server.providers.pool import Member, Pool
+
+SIDECAR_PROVIDER = "local"
+"""What every sidecar calls its own provider: "gpu/llama" here is "local/llama" there."""
+
+REQUEST_ID_HEADER = "x-request-id"
+
+# A lost connection is noticed at once, the process's exit code a moment later.
+_EXIT_PATIENCE = 0.5
+
+# From this many crashes in a row on, callers are told at once instead of waiting for a start.
+_HOPELESS = 2
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+
+class Process(Protocol):
+    """What is to be known of a process that the gateway started itself."""
+
+    crashes: int
+
+    @property
+    def last_exit(self) -> object | None:
+        """How it ended last."""
+
+    @property
+    def retry_delay(self) -> float:
+        """Seconds until it is started again."""
+
+    def start(self) -> None:
+        """Begin to keep it running."""
+
+    def proved(self) -> None:
+        """It was seen to be in good health."""
+
+    async def exit_after(self, moment: float, patience: float) -> object | None:
+        """How it ended since ``moment``, if it did."""
+
+    async def stop(self) -> None:
+        """Stop it."""
+
+
+class SidecarProvider(Provider):
+    """A pool of sidecars that own the same models.
+
+    ``process`` is given where the gateway started the (one) sidecar itself; ``ready_timeout`` is
+    how many seconds a call waits for a sidecar that is starting.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        addresses: Sequence[str],
+        process: Process | None = None,
+        ready_timeout: float = 60.0,
+    ) -> None:
+        super().__init__(name)
+        self._addresses = addresses
+        self._process = process
+        self._ready_timeout = ready_timeout
+        self._on_health: HealthListener = lambda healthy: None
+
+    async def start(self, on_health: HealthListener) -> None:
+        """Start the process, where it is ours, and watch the members' health."""
+        self._on_health = on_health
+        self._pool = Pool(self._addresses, self._health_changed)
+        if self._process is not None:
+            self._process.start()
+
+    async def close(self) -> None:
+        """Close the connections, then stop the process."""
+        await self._pool.close()
+        if self._process is not None:
+            await self._process.stop()
+
+    def _health_changed(self) -> None:
+        if self._pool.serving and self._process is not None:
+            self._process.proved()
+        self._on_health(self._pool.serving)
+
+    async def stream(self, model: str, request: v1.GenerateRequest, call: Call) -> Events:
+        """Forward the events, with our name for the model."""
+        outgoing = v1.StreamGenerateRequest(request=request)
+        outgoing.request.model = f"{SIDECAR_PROVIDER}/{model}"
+        full_name = self.full_name(model)
+        async for event in self._stream(
+            lambda m: m.generation.StreamGenerate, outgoing, model, call
+        ):
+            kind = event.WhichOneof("event")
+            if kind == "started":
+                event.started.model = full_name
+            elif kind == "completed":
+                event.completed.model = full_name
+            yield event
+
+    async def generate(
+        self, model: str, request: v1.GenerateRequest, call: Call
+    ) -> v1.GenerateResponse:
+        """Forward as a unary call: one message instead of one for each step."""
+        outgoing = v1.GenerateRequest()
+        outgoing.CopyFrom(request)
+        outgoing.model = f"{SIDECAR_PROVIDER}/{model}"
+        response = await self._unary(lambda m: m.generation.Generate, outgoing, model, call)
+        response.model = self.full_name(model)
+        return response
+
+    async def embed(self, model: str, request: v1.EmbedRequest, call: Call) -> v1.EmbedResponse:
+        """Forward."""
+        outgoing = v1.EmbedRequest()
+        outgoing.CopyFrom(request)
+        outgoing.model = f"{SIDECAR_PROVIDER}/{model}"
+        response = await self._unary(lambda m: m.embedding.Embed, outgoing, model, call)
+        response.model = self.full_name(model)
+        return response
+
+    async def list_models(self, call: Call) -> Sequence[v1.Model]:
+        """What one of the members lists: they own the same models."""
+        response = await self._unary(
+            lambda m: m.models.ListModels, v1.ListModelsRequest(), "", call
+        )
+        return [self._renamed(model) for model in response.models]
+
+    async def get_model(self, model: str, call: Call) -> v1.Model:
+        """What one of the members says of it."""
+        request = v1.GetModelRequest(model=f"{SIDECAR_PROVIDER}/{model}")
+        response = await self._unary(lambda m: m.models.GetModel, request, model, call)
+        return self._renamed(response.model)
+
+    async def load_model(
+        self, model: str, call: Call
+    ) -> AsyncGenerator[v1.LoadModelResponse, None]:
+        """Forward to every member, one after the other; progress is the whole pool's."""
+        await self._member(call, ())
+        members = [m for m in self._pool.members if m.connected]
+        request = v1.LoadModelRequest(model=f"{SIDECAR_PROVIDER}/{model}")
+        for done, member in enumerate(members):
+            async for step in self._stream(
+                lambda m: m.models.LoadModel, request, model, call, only=member
+            ):
+                step.progress = (done + step.progress) / len(members)
+                if step.HasField("model"):
+                    step.model.CopyFrom(self._renamed(step.model))
+                yield step
+
+    async def unload_model(self, model: str, call: Call) -> v1.Model:
+        """Forward to every member."""
+        await self._member(call, ())
+        request = v1.UnloadModelRequest(model=f"{SIDECAR_PROVIDER}/{model}")
+        answers = await asyncio.gather(
+            *(
+                self._unary(lambda m: m.models.UnloadModel, request, model, call, only=member)
+                for member in self._pool.members
+                if member.connected
+            )
+        )
+        return self._renamed(answers[0].model)
+
+    def _renamed(self, model: v1.Model) -> v1.Model:
+        model.name = self.full_name(model.name.partition("/")[2])
+        model.provider = self.name
+        return model
+
+    async def _unary(
+        self,
+        method: Callable[[Member], grpc.aio.UnaryUnaryMultiCallable[Question, Answer]],
+        request: Question,
+        model: str,
+        call: Call,
+        only: Member | None = None,
+    ) -> Answer:
+        """Ask a member, and another one where it turns out not to be there."""
+        tried: list[Member] = []
+        while True:
+            member = only or await self._member(call, tried)
+            tried.append(member)
+            started = time.monotonic()
+            try:
+                with _counted(member):
+                    return await method(member)(
+                        request, timeout=call.remaining(), metadata=_metadata(call)
+                    )
+            except grpc.aio.AioRpcError as error:
+                failure = await self._failure(error, member, model, started, begun=False)
+                if only or not self._another(failure, tried):
+                    raise failure from error
+
+    async def _stream(
+        self,
+        method: Callable[[Member], grpc.aio.UnaryStreamMultiCallable[Question, Answer]],
+        request: Question,
+        model: str,
+        call: Call,
+        only: Member | None = None,
+    ) -> AsyncGenerator[Answer, None]:
+        """The same for a stream; once something has come, it is this member's or nobody's."""
+        tried: list[Member] = []
+        while True:
+            member = only or await self._member(call, tried)
+            tried.append(member)
+            started = time.monotonic()
+            begun = False
+            upstream = method(member)(request, timeout=call.remaining(), metadata=_metadata(call))
+            try:
+                with _counted(member):
+                    async for event in upstream:
+                        begun = True
+                        yield event
+                return
+            except grpc.aio.AioRpcError as error:
+                failure = await self._failure(error, member, model, started, begun)
+                if only or begun or not self._another(failure, tried):
+                    raise failure from error
+            finally:
+                # Without this the sidecar would go on computing for a caller who has gone.
+                upstream.cancel()
+
+    def _another(self, failure: Failure, tried: Sequence[Member]) -> bool:
+        """Whether another member may do what one that is not there could not."""
+        elsewhere = (v1.ERROR_REASON_SIDECAR_UNAVAILABLE, v1.ERROR_REASON_SHUTTING_DOWN)
+        return failure.reason in elsewhere and self._pool.pick(tried) is not None
+
+    async def _member(self, call: Call, excluded: Sequence[Member]) -> Member:
+        """The next member; waits for one that is starting."""
+        give_up = time.monotonic() + self._ready_timeout
+        while (member := self._pool.pick(excluded)) is None:
+            waited_enough = time.monotonic() >= give_up
+            process = self._process
+            if waited_enough or (process is not None and process.crashes >= _HOPELESS):
+                raise self._unavailable()
+            changed = asyncio.ensure_future(self._pool.change())
+            # Looked at again now and then: a crash changes no member.
+            await asyncio.wait([changed], timeout=0.2)
+            changed.cancel()
+        return member
+
+    def _unavailable(self) -> Failure:
+        process = self._process
+        if process is None:
+            return Failure(
+                v1.ERROR_REASON_SIDECAR_UNAVAILABLE,
+                f"no sidecar of provider {self.name!r} answers at {', '.join(self._addresses)}; "
+                "is it running there?",
+                provider=self.name,
+                retry_delay=1.0,
+            )
+        ended = process.last_exit
+        story = f"its sidecar {ended}" if ended else "its sidecar is still starting"
+        return Failure(
+            v1.ERROR_REASON_SIDECAR_UNAVAILABLE,
+            f"provider {self.name!r} cannot answer: {story}",
+            retry_delay=max(1.0, process.retry_delay),
+            provider=self.name,
+            extra=_exit_code(ended),
+        )
+
+    async def _failure(
+        self, error: grpc.aio.AioRpcError, member: Member, model: str, started: float, begun: bool
+    ) -> Failure:
+        """What a failed forwarding means."""
+        own = Failure.from_penstock(from_rpc_error(error))
+        if own is not None:
+            own.metadata |= {"model": self.full_name(model), "provider": self.name}
+            own.metadata.pop("request_id", None)  # ours is the same, and is added at the door
+            return own
+        known = {"provider": self.name, "upstream_status": error.code().name}
+        if model:
+            known["model"] = self.full_name(model)
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return Failure(
+                v1.ERROR_REASON_PROVIDER_TIMEOUT, "the sidecar did not answer in time", extra=known
+            )
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            return Failure(
+                v1.ERROR_REASON_PROVIDER_PROTOCOL,
+                f"the sidecar at {member.address} answered what no sidecar should: "
+                f"{error.code().name}: {error.details()}",
+                extra=known,
+            )
+        member.lost()
+        ended = None
+        if self._process is not None:
+            ended = await self._process.exit_after(started, _EXIT_PATIENCE)
+        if not begun and ended is None:
+            return self._unavailable()
+        story = str(ended) if ended else f"no longer answers at {member.address}"
+        return Failure(
+            v1.ERROR_REASON_SIDECAR_LOST,
+            f"the sidecar of provider {self.name!r} {story}; what came before is incomplete",
+            retry_delay=1.0,
+            extra=known | _exit_code(ended),
+        )
+
+
+def _metadata(call: Call) -> tuple[tuple[str, str], ...]:
+    return ((REQUEST_ID_HEADER, call.request_id),)
+
+
+def _exit_code(ended: object | None) -> dict[str, str]:
+    code = getattr(ended, "code", None)
+    return {} if code is None else {"exit_code": str(code)}
+
+
+@contextmanager
+def _counted(member: Member) -> Iterator[None]:
+    member.outstanding += 1
+    try:
+        yield
+    finally:
+        member.outstanding -= 1

@@ -1,0 +1,109 @@
+"""What the server says about itself: structured log lines, one for each call.
+
+Prompts, answers, keys and tokens are never logged, unless ``log.prompts`` asks for prompts and
+answers. Human lines are for a terminal, JSON lines (one object each) for everything else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from penstock_server.config import Log
+
+logger = logging.getLogger("penstock")
+calls = logging.getLogger("penstock.calls")
+
+
+class _Human(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
+        fields = " ".join(f"{k}={_plain(v)}" for k, v in _fields(record).items())
+        line = f"{moment} {record.levelname.lower():<7} {record.getMessage()} {fields}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    fields: dict[str, object] = getattr(record, "fields", {})
+    return fields
+
+
+def _plain(value: object) -> str:
+    text = f"{value:.1f}" if isinstance(value, float) else str(value)
+    return json.dumps(text, ensure_ascii=False) if not text or " " in text else text
+
+
+_format = "human"
+
+
+def configure(log: Log) -> None:
+    """Send all log lines to stderr, in the configured format."""
+    global _format
+    _format = log.format
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if log.format == "json" else _Human())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)  # libraries speak up only when something is wrong
+    logger.setLevel(log.level.upper())
+
+
+def log(level: int, message: str, **fields: object) -> None:
+    """One structured line, such as ``log(logging.INFO, "ready", address="127.0.0.1:50051")``."""
+    logger.log(level, message, extra={"fields": fields})
+
+
+def relay(line: str, **fields: object) -> None:
+    """Pass on a line of another process's log, whose format is ours where it is JSON."""
+    if _format == "json" and line.startswith("{"):
+        sys.stderr.write(f"{line}\n")
+    else:
+        log(logging.INFO, line, **fields)
+
+
+@dataclass(slots=True)
+class CallLog:
+    """What is known of one call; rooms add to it as the call passes them, with `note`."""
+
+    method: str
+    request_id: str
+    peer: str
+    started: float = field(default_factory=time.monotonic)
+    fields: dict[str, object] = field(default_factory=dict)
+
+    def write(self, code: str, reason: str = "", message: str = "") -> None:
+        """Write the call's one line."""
+        took = (time.monotonic() - self.started) * 1000
+        fields = {"code": code, "ms": round(took, 1), **self.fields, "peer": self.peer}
+        if reason:
+            fields |= {"reason": reason, "error": message}
+        fields["request_id"] = self.request_id
+        level = logging.ERROR if code == "INTERNAL" else logging.INFO
+        calls.log(level, self.method, extra={"fields": fields})
+
+
+current: ContextVar[CallLog] = ContextVar("penstock_call_log")
+
+
+def note(**fields: object) -> None:
+    """Add to the current call's line."""
+    current.get().fields.update(fields)
