@@ -7,7 +7,6 @@ process can load only one.
 from __future__ import annotations
 
 import subprocess
-import sys
 import venv
 from pathlib import Path
 
@@ -56,4 +55,4 @@ def _contract_alone() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

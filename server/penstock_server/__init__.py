@@ -5,6 +5,11 @@ a provider's ``stream``. The gateway and every sidecar are this same server; the
 in the providers they are started with.
 """
 
+import os
 from importlib.metadata import version
+
+# Before anything imports gRPC: its fork handlers are for programs that fork. Sidecars are started
+# by exec, which these handlers would hold up and complain about.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 __version__ = version("penstock-server")

@@ -60,7 +60,7 @@ def server_options(config: ServerConfig) -> list[tuple[str, int]]:
         # gRPC's default of 300 s ends a client that pings through a silent prefill
         # (too_many_pings).
         (
-            "grpc.http2.min_recv_ping_interval_without_data_ms",
+            "grpc.http2.min_ping_interval_without_data_ms",
             int(keepalive.min_client_interval * 1000),
         ),
     ]
@@ -217,7 +217,7 @@ async def _serve(
 
 
 async def _announce(server: Server, on_ready: ReadyHook | None) -> None:
-    await server.health.wait_for_any()
+    await server.health.settled()
     # What start-up made stays: looking at it again in every collection costs tens of milliseconds
     # of pause.
     gc.collect()

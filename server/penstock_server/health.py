@@ -21,17 +21,25 @@ MODELS = "penstock.v1.ModelService"
 EMBEDDING = "penstock.v1.EmbeddingService"
 SERVICES = (GENERATION, MODELS, EMBEDDING)
 
+_STATUS = {
+    None: health_pb2.HealthCheckResponse.UNKNOWN,
+    True: health_pb2.HealthCheckResponse.SERVING,
+    False: health_pb2.HealthCheckResponse.NOT_SERVING,
+}
+
 
 class HealthBoard:
     """Keeps the health of everything that has one.
 
-    All methods belong on the event loop.
+    A provider's health is UNKNOWN until the provider tells it for the first time. All methods
+    belong on the event loop.
     """
 
     def __init__(self, providers: Sequence[Provider]) -> None:
         self.servicer = health_aio.HealthServicer()
         self._providers = {provider.name: provider for provider in providers}
-        self._healthy = dict.fromkeys(self._providers, False)
+        self._healthy: dict[str, bool | None] = dict.fromkeys(self._providers)
+        self._embeds: dict[str, bool] = {}
         self._changed = asyncio.Event()
         self._publishing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
@@ -44,17 +52,18 @@ class HealthBoard:
         """What the provider of that name tells its health to."""
 
         def on_health(healthy: bool) -> None:
-            if self._healthy[provider] != healthy:
-                self._healthy[provider] = healthy
+            now = (healthy, healthy and self._providers[provider].embeds)
+            if now != (self._healthy[provider], self._embeds.get(provider, False)):
+                self._healthy[provider], self._embeds[provider] = now
                 task = asyncio.get_running_loop().create_task(self._publish())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
         return on_health
 
-    async def wait_for_any(self) -> None:
-        """Wait until some provider can answer; at once where there is none."""
-        while self._healthy and not any(self._healthy.values()):
+    async def settled(self) -> None:
+        """Wait until every provider has told its health, and some can answer."""
+        while None in self._healthy.values() or not any(self._healthy.values()):
             self._changed.clear()
             await self._changed.wait()
 
@@ -69,17 +78,13 @@ class HealthBoard:
     async def _publish(self) -> None:
         self._changed.set()
         async with self._publishing:  # else an older truth could overtake a newer one
-            await self._publish_in_order()
-
-    async def _publish_in_order(self) -> None:
-        some = any(self._healthy.values())
-        embeds = any(self._healthy[p.name] for p in self._providers.values() if p.embeds)
-        truth = {"": some, GENERATION: some, MODELS: True, EMBEDDING: embeds}
-        truth |= {f"provider/{name}": healthy for name, healthy in self._healthy.items()}
-        for name, serving in truth.items():
-            status = (
-                health_pb2.HealthCheckResponse.SERVING
-                if serving
-                else health_pb2.HealthCheckResponse.NOT_SERVING
-            )
-            await self.servicer.set(name, status)
+            some = any(self._healthy.values())
+            truth: dict[str, bool | None] = {
+                "": some,
+                GENERATION: some,
+                MODELS: True,
+                EMBEDDING: any(self._embeds.values()),
+            }
+            truth |= {f"provider/{name}": healthy for name, healthy in self._healthy.items()}
+            for name, serving in truth.items():
+                await self.servicer.set(name, _STATUS[serving])

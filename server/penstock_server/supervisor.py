@@ -8,6 +8,7 @@ kernel closes it, the sidecar reads the end of file and exits. No orphan is left
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import random
@@ -177,8 +178,15 @@ class SidecarProcess:
 
     def heard(self, line: str) -> None:
         """Pass on a line that the process wrote, and keep it as its last words."""
-        self._lines.append(line)
+        self._lines.append(_said(line))
         relay(line, sidecar=self.name)
+
+
+def _said(line: str) -> str:
+    """What a line says: the message, where it is a line of a JSON log."""
+    with suppress(ValueError, TypeError, KeyError):
+        return str(json.loads(line)["message"])
+    return line
 
 
 async def _relay(process: asyncio.subprocess.Process, owner: SidecarProcess) -> None:

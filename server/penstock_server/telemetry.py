@@ -72,12 +72,14 @@ def log(level: int, message: str, **fields: object) -> None:
     logger.log(level, message, extra={"fields": fields})
 
 
-def relay(line: str, **fields: object) -> None:
-    """Pass on a line of another process's log, whose format is ours where it is JSON."""
-    if _format == "json" and line.startswith("{"):
+def relay(line: str, sidecar: str) -> None:
+    """Pass on a line that a sidecar wrote: its log, whose format is ours, or anything else."""
+    if _format == "human":
+        sys.stderr.write(f"{sidecar} | {line}\n")
+    elif line.startswith("{"):
         sys.stderr.write(f"{line}\n")
     else:
-        log(logging.INFO, line, **fields)
+        log(logging.INFO, line, sidecar=sidecar)
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grpc
+import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -53,13 +54,10 @@ async def test_health_moves_with_the_providers() -> None:
 
 async def test_unknown_names_are_unknown() -> None:
     async with serving(ScriptedProvider()) as (_, channel):
-        try:
-            request = health_pb2.HealthCheckRequest(service="provider/none")
+        request = health_pb2.HealthCheckRequest(service="provider/none")
+        with pytest.raises(grpc.aio.AioRpcError) as unknown:
             await health_pb2_grpc.HealthStub(channel).Check(request)
-        except grpc.aio.AioRpcError as error:
-            assert error.code() is grpc.StatusCode.NOT_FOUND
-        else:
-            raise AssertionError("an unknown name has no health")
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_reflection_lists_and_describes_the_services() -> None:

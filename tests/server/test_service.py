@@ -14,6 +14,9 @@ from penstock_server.config import ServerConfig
 
 from tests.support.scripted import WORDS, FailingProvider, ScriptedProvider, serving
 
+Raw = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+RawStream = grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
+
 
 def ask(model: str, prompt: str = "Hi") -> v1.GenerateRequest:
     return v1.GenerateRequest(model=model, prompt=prompt)
@@ -130,7 +133,7 @@ async def test_the_caller_names_the_request() -> None:
 @pytest.mark.parametrize("how", ["cancel", "deadline", "disconnect"])
 async def test_a_caller_who_goes_closes_the_provider_stream(how: str) -> None:
     provider = ScriptedProvider()
-    async with serving(provider) as (server, channel):
+    async with serving(provider) as (server, _channel):
         own = grpc.aio.insecure_channel(server.addresses[0])
         request = v1.StreamGenerateRequest(request=ask("test/slow"))
         call = v1.GenerationServiceStub(own).StreamGenerate(
@@ -219,12 +222,13 @@ async def test_messages_too_large_are_refused_with_a_reason() -> None:
 async def test_bytes_that_are_no_message_name_the_field() -> None:
     raw = ask("test/echo", "PLACEHOLDER").SerializeToString().replace(b"PLACEHOLDER", b"\xff" * 11)
     async with serving(ScriptedProvider()) as (_, channel):
-        generate = channel.unary_unary("/penstock.v1.GenerationService/Generate")
-        stream = channel.unary_stream("/penstock.v1.GenerationService/StreamGenerate")
+        generate: Raw = channel.unary_unary("/penstock.v1.GenerationService/Generate")
+        stream: RawStream = channel.unary_stream("/penstock.v1.GenerationService/StreamGenerate")
         bad_text = await failure_of(generate(raw))
         nested = await failure_of(stream(b"\x0a" + bytes([len(raw)]) + raw))
         garbage = await failure_of(generate(b"\x07\x07\x07"))
-        missing = await failure_of(channel.unary_unary("/penstock.v1.GenerationService/No")(b""))
+        nothing: Raw = channel.unary_unary("/penstock.v1.GenerationService/No")
+        missing = await failure_of(nothing(b""))
     assert (bad_text.reason, bad_text.field_violations[0].field) == ("INVALID_REQUEST", "prompt")
     assert nested.field_violations[0].field == "request.prompt"
     assert garbage.reason == "INVALID_REQUEST"

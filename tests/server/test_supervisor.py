@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 import signal
 import sys
 import time
@@ -11,7 +11,7 @@ import pytest
 from penstock_server import supervisor
 from penstock_server.supervisor import SidecarProcess
 
-from tests.support.processes import alive
+from tests.support.processes import alive, until
 
 SLEEPER = "import sys, time; print('here I am', flush=True); time.sleep(60)"
 
@@ -20,21 +20,12 @@ def process(program: str) -> SidecarProcess:
     return SidecarProcess("test", [sys.executable, "-c", program])
 
 
-async def until(truth: object, patience: float = 20.0) -> None:
-    assert callable(truth)
-    async with asyncio.timeout(patience):
-        while not truth():
-            await asyncio.sleep(0.005)
-
-
 async def test_a_killed_process_is_started_again_at_once() -> None:
     sidecar = process(SLEEPER)
     sidecar.start()
     await until(lambda: sidecar.pid and sidecar._lines)
     first, killed_at = sidecar.pid, time.monotonic()
     assert first
-    import os
-
     os.kill(first, signal.SIGKILL)
     ended = await sidecar.exit_after(killed_at, 10)
     assert ended is not None

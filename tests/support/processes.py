@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -164,3 +165,10 @@ def eventually(truth: Callable[[], bool], patience: float = 20.0) -> float:
             raise AssertionError(f"not true within {patience} s")
         time.sleep(0.005)
     return time.monotonic() - started
+
+
+async def until(truth: Callable[[], object], patience: float = 20.0) -> None:
+    """Wait on the event loop until something is true."""
+    async with asyncio.timeout(patience):
+        while not truth():  # noqa: ASYNC110 # what is waited for is another process's doing
+            await asyncio.sleep(0.005)

@@ -32,6 +32,7 @@ class ScriptedProvider(Provider):
         super().__init__(name)
         self.resume = asyncio.Event()
         self.begun = asyncio.Event()
+        self.ended = asyncio.Event()
         self.closed = 0
         self.calls: list[Call] = []
         self.on_health: HealthListener = lambda healthy: None
@@ -70,6 +71,7 @@ class ScriptedProvider(Provider):
                 yield event
         finally:
             self.closed += 1
+            self.ended.set()
 
     async def list_models(self, call: Call) -> Sequence[v1.Model]:
         return [v1.Model(name=self.full_name("echo"), provider=self.name)]

@@ -21,7 +21,7 @@ Events = AsyncGenerator[v1.StreamGenerateResponse, None]
 """The events of one answer. A generator, so that whoever reads it can close it."""
 
 HealthListener = Callable[[bool], None]
-"""Told whenever a provider starts (True) or stops (False) being able to answer."""
+"""Told whenever a provider is (True) or is not (False) able to answer; not while it starts."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from penstock import v1
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 # Between two attempts at watching a member that is not there, in seconds.
 _WATCH_PAUSE = 0.1
@@ -35,48 +36,72 @@ CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
 
 
 class Member:
-    """One sidecar: its channel, its stubs, and what is known of it."""
+    """One sidecar: its channel, its stubs, and what is known of it.
 
-    def __init__(self, address: str, on_change: Callable[[], None]) -> None:
+    ``provider`` and ``embedding`` are the names under which its health is watched.
+    """
+
+    def __init__(
+        self, address: str, provider: str, embedding: str, on_change: Callable[[], None]
+    ) -> None:
         self.address = address
-        self.connected = False
-        """It answers, though its models may not be ready."""
-        self.serving = False
         self.outstanding = 0
         self._on_change = on_change
+        self._health: dict[str, int | None] = dict.fromkeys((provider, embedding))
+        self._provider, self._embedding = provider, embedding
         self._channel = grpc.aio.insecure_channel(address, options=list(CHANNEL_OPTIONS))
         self.generation = v1.GenerationServiceStub(self._channel)
         self.models = v1.ModelServiceStub(self._channel)
-        self.embedding = v1.EmbeddingServiceStub(self._channel)
-        self._watch_health = health_pb2_grpc.HealthStub(self._channel).Watch  # type: ignore[attr-defined] # its types lack methods
-        self._watching = asyncio.create_task(self._watch())
+        self.embeddings = v1.EmbeddingServiceStub(self._channel)
+        self._watch_health = health_pb2_grpc.HealthStub(self._channel).Watch
+        self._watching = [asyncio.create_task(self._watch(name)) for name in self._health]
+
+    @property
+    def connected(self) -> bool:
+        """It answers, though its models may not be ready."""
+        return self._health[self._provider] is not None
+
+    @property
+    def serving(self) -> bool:
+        """It can answer now."""
+        return self._health[self._provider] == _SERVING
+
+    @property
+    def failed(self) -> bool:
+        """It is there and says that it cannot answer (and not that it is starting)."""
+        return self._health[self._provider] == _NOT_SERVING
+
+    @property
+    def embeds(self) -> bool:
+        """It can embed now."""
+        return self._health[self._embedding] == _SERVING
 
     def lost(self) -> None:
         """It did not answer a call: not to be asked until its health is seen again."""
-        self._is(connected=False, serving=False)
+        self._is(self._provider, None)
 
     async def close(self) -> None:
         """Let go of the connection."""
-        self._watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._watching
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
         await self._channel.close()
 
-    async def _watch(self) -> None:
+    async def _watch(self, service: str) -> None:
+        request = health_pb2.HealthCheckRequest(service=service)
         pause = _WATCH_PAUSE
         while True:
             with suppress(grpc.aio.AioRpcError):
-                async for answer in self._watch_health(health_pb2.HealthCheckRequest()):
-                    self._is(connected=True, serving=answer.status == _SERVING)
+                async for answer in self._watch_health(request):
+                    self._is(service, answer.status)
                     pause = _WATCH_PAUSE
-            self._is(connected=False, serving=False)
+            self._is(service, None)
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
             pause = min(pause * 1.5, _LONGEST_WATCH_PAUSE)
 
-    def _is(self, *, connected: bool, serving: bool) -> None:
-        if (connected, serving) != (self.connected, self.serving):
-            self.connected, self.serving = connected, serving
-            self._on_change()
+    def _is(self, service: str, status: int | None) -> None:
+        self._health[service] = status
+        self._on_change()
 
 
 class Pool:
@@ -85,10 +110,16 @@ class Pool:
     Everything belongs to one event loop.
     """
 
-    def __init__(self, addresses: Sequence[str], on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        provider: str,
+        embedding: str,
+        on_change: Callable[[], None],
+    ) -> None:
         self._changed = asyncio.Event()
         self._listener = on_change
-        self.members = [Member(address, self._change) for address in addresses]
+        self.members = [Member(a, provider, embedding, self._change) for a in addresses]
 
     @property
     def serving(self) -> bool:

@@ -24,6 +24,8 @@ from penstock_server.providers.pool import Member, Pool
 SIDECAR_PROVIDER = "local"
 """What every sidecar calls its own provider: "gpu/llama" here is "local/llama" there."""
 
+EMBEDDING_SERVICE = "penstock.v1.EmbeddingService"
+
 REQUEST_ID_HEADER = "x-request-id"
 
 # A lost connection is noticed at once, the process's exit code a moment later.
@@ -85,7 +87,12 @@ class SidecarProvider(Provider):
     async def start(self, on_health: HealthListener) -> None:
         """Start the process, where it is ours, and watch the members' health."""
         self._on_health = on_health
-        self._pool = Pool(self._addresses, self._health_changed)
+        self._pool = Pool(
+            self._addresses,
+            f"provider/{SIDECAR_PROVIDER}",
+            EMBEDDING_SERVICE,
+            self._members_changed,
+        )
         if self._process is not None:
             self._process.start()
 
@@ -95,10 +102,21 @@ class SidecarProvider(Provider):
         if self._process is not None:
             await self._process.stop()
 
-    def _health_changed(self) -> None:
-        if self._pool.serving and self._process is not None:
-            self._process.proved()
-        self._on_health(self._pool.serving)
+    @property
+    def embeds(self) -> bool:
+        """Whether some sidecar says that it embeds."""
+        return any(member.embeds for member in self._pool.members)
+
+    def _members_changed(self) -> None:
+        process = self._process
+        if self._pool.serving:
+            if process is not None:
+                process.proved()
+            self._on_health(True)
+        elif any(m.connected and m.failed for m in self._pool.members):
+            self._on_health(False)
+        elif process is None or process.last_exit is not None:
+            self._on_health(False)  # else it is on its way, and nothing is known yet
 
     async def stream(self, model: str, request: v1.GenerateRequest, call: Call) -> Events:
         """Forward the events, with our name for the model."""
@@ -131,7 +149,7 @@ class SidecarProvider(Provider):
         outgoing = v1.EmbedRequest()
         outgoing.CopyFrom(request)
         outgoing.model = f"{SIDECAR_PROVIDER}/{model}"
-        response = await self._unary(lambda m: m.embedding.Embed, outgoing, model, call)
+        response = await self._unary(lambda m: m.embeddings.Embed, outgoing, model, call)
         response.model = self.full_name(model)
         return response
 

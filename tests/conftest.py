@@ -1,0 +1,44 @@
+"""What every test may use: servers that run once for the whole run, and a place for figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.processes import ServerProcess, gateway, sidecar
+
+_figures: list[str] = []
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Takes a figure that a test measured; all are printed at the end of the run."""
+    name = request.node.name
+
+    def take(figure: str) -> None:
+        _figures.append(f"{name}: {figure}")
+
+    return take
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures."""
+    if _figures:
+        terminalreporter.section("figures")
+        for figure in _figures:
+            terminalreporter.write_line(figure)
+
+
+@pytest.fixture(scope="session")
+def gateway_process() -> Iterator[ServerProcess]:
+    """A gateway with the embedded model, for tests that do it no harm."""
+    with gateway() as process:
+        yield process.ready()
+
+
+@pytest.fixture(scope="session")
+def sidecar_process() -> Iterator[ServerProcess]:
+    """A sidecar that stands alone, for tests that do it no harm."""
+    with sidecar() as process:
+        yield process.ready()

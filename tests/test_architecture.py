@@ -1,0 +1,94 @@
+"""Dependencies point one way, and rooms know only what they should."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CLIENT = ROOT / "clients/python/penstock"
+SERVER = ROOT / "server/penstock_server"
+HF = ROOT / "sidecars/hf/penstock_hf"
+
+# Where → what must not be imported there, and why.
+FORBIDDEN = [
+    (CLIENT, ["penstock_server", "penstock_hf", "penstock_mlx", "torch"], "clients know no server"),
+    (SERVER, ["penstock_hf", "penstock_mlx", "torch", "mlx"], "engines live in sidecars"),
+    (HF, ["penstock_mlx", "mlx"], "sidecars do not know each other"),
+    (
+        SERVER / "providers",
+        [
+            "penstock_server.service",
+            "penstock_server.interceptor",
+            "penstock_server.app",
+            "penstock_server.supervisor",
+            "grpc_health.v1.health",
+            "grpc_reflection",
+        ],
+        "providers know nothing of gRPC's server side",
+    ),
+    (
+        SERVER / "service.py",
+        [
+            "openai",
+            "anthropic",
+            "httpx",
+            "penstock_server.config",
+            "penstock_server.supervisor",
+            "penstock_server.providers.sidecar",
+        ],
+        "the services know no vendor, process or configuration",
+    ),
+    (SERVER / "routing.py", ["grpc", "httpx"], "routing is pure"),
+    (SERVER / "validation.py", ["grpc", "httpx", "asyncio"], "validation is pure"),
+    (SERVER / "providers/assembler.py", ["grpc", "httpx", "asyncio"], "the assembler is pure"),
+]
+
+
+def sources(where: Path) -> Iterator[Path]:
+    files = [where] if where.is_file() else where.rglob("*.py")
+    yield from (file for file in files if "_pb2" not in file.name)
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(("where", "forbidden", "why"), FORBIDDEN)
+def test_rooms_know_only_what_they_should(where: Path, forbidden: list[str], why: str) -> None:
+    assert where.exists()
+    found = [
+        f"{file.relative_to(ROOT)} imports {name}: {why}"
+        for file in sources(where)
+        for name in imports(file)
+        for wrong in forbidden
+        if name == wrong or name.startswith(f"{wrong}.")
+    ]
+    assert not found
+
+
+def test_no_room_is_called_utils() -> None:
+    vague = {"utils", "util", "common", "helpers", "misc"}
+    tracked = [f for d in (CLIENT, SERVER, HF, ROOT / "tests") for f in sources(d)]
+    assert not [f for f in tracked if f.stem in vague or f.parent.name in vague]
+
+
+def test_every_module_says_its_purpose() -> None:
+    rooms = [f for d in (CLIENT, SERVER, HF) for f in sources(d)]
+    assert len(rooms) > 20
+    assert not [f for f in rooms if not ast.get_docstring(ast.parse(f.read_text()))]
+
+
+def test_nothing_sleeps_between_caller_and_engine() -> None:
+    """Waiting is for events. `asyncio.sleep` is for pauses that are meant, and each is known."""
+    known = {"app.py", "supervisor.py", "pool.py"}
+    sleepy = {f.name for f in sources(SERVER) if "asyncio.sleep(" in f.read_text()}
+    assert sleepy <= known
