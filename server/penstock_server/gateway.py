@@ -73,15 +73,18 @@ def _network(name: str, settings: NetworkSettings, environ: Mapping[str, str]) -
     key = settings.api_key.get_secret_value() or environ.get(key_env, "")
     if settings.api_key_env and not key:
         raise ConfigError(f"providers.{name}.api_key_env: {key_env} is not set in the environment")
-    return ChatCompletionsProvider(
-        name,
-        base_url=settings.base_url or default_base_url(settings.kind, environ),
-        api_key=key,
-        kind=settings.kind,
-        connect_timeout=settings.connect_timeout,
-        first_byte_timeout=settings.first_byte_timeout,
-        idle_timeout=settings.idle_timeout,
-    )
+    try:
+        return ChatCompletionsProvider(
+            name,
+            base_url=settings.base_url or default_base_url(settings.kind, environ),
+            api_key=key,
+            kind=settings.kind,
+            connect_timeout=settings.connect_timeout,
+            first_byte_timeout=settings.first_byte_timeout,
+            idle_timeout=settings.idle_timeout,
+        )
+    except ValueError as error:  # a URL or a key that cannot be right
+        raise ConfigError(f"providers.{name}: {error}") from None
 
 
 def _sidecar(name: str, settings: SidecarSettings, config: GatewayConfig) -> Provider:

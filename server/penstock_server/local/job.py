@@ -1,0 +1,192 @@
+"""One answer being computed: the job that an engine is given, and the way back to who waits.
+
+Every engine uses this, however it schedules; how it computes is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from penstock import v1
+
+from penstock_server.errors import Failure
+from penstock_server.local.text import TextStream
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Why an answer ended: the contract's reason, the engine's own word, the stop string."""
+
+    reason: v1.FinishReason.ValueType
+    word: str
+    stop: str = ""
+
+
+END_OF_SEQUENCE = Finish(v1.FINISH_REASON_STOP, "end_of_sequence")
+MAX_TOKENS = Finish(v1.FINISH_REASON_MAX_OUTPUT_TOKENS, "max_output_tokens")
+CONTEXT_FULL = Finish(v1.FINISH_REASON_CONTEXT_LENGTH, "context_length")
+GAVE_UP = Finish(v1.FINISH_REASON_OTHER, "model_stopped")
+"""The model's own code ended the answer, for none of the reasons that we know."""
+
+
+class Chunk(NamedTuple):
+    """More of an answer: its text, how many tokens made it, and on the last one the end."""
+
+    text: str
+    tokens: int
+    finish: Finish | None = None
+
+
+class Job:
+    """A prompt to be continued.
+
+    ``prompt`` are token ids, at least one; ``limit`` is the most tokens to write (at least 1) and
+    ``at_limit`` what ends the answer then; ``end`` are the token ids that end it; ``sampling`` is
+    the caller's, and what it leaves unset is the model's default.
+
+    Threads: `cancelled` is set on the event loop and read by the engine's thread; plain
+    attributes do, since each is written by one thread only. `accept` belongs to the engine's
+    thread.
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        text: TextStream,
+        sampling: v1.Sampling,
+        *,
+        limit: int,
+        at_limit: Finish = MAX_TOKENS,
+        end: Collection[int] = frozenset(),
+    ) -> None:
+        self.prompt = prompt
+        self.sampling = sampling
+        self.limit = limit
+        self.cancelled = False
+        """Nobody waits any more: compute no further token."""
+        self.written = 0
+        """Tokens written so far, the one that ended the answer included."""
+        self.queued_at = time.monotonic()
+        self.started_at: float | None = None
+        """When an engine began with it, on `time.monotonic`'s clock."""
+        self._text = text
+        self.at_limit = at_limit
+        self._end = end
+
+    @property
+    def queued(self) -> float:
+        """Seconds spent waiting for the engine's attention."""
+        return (self.started_at or time.monotonic()) - self.queued_at
+
+    def accept(self, token: int) -> Chunk:
+        """The next token's contribution; with ``finish`` where the answer ends here."""
+        self.written += 1
+        if token in self._end:
+            return self.finish(END_OF_SEQUENCE, tokens=1)
+        text = self._text.add(token)
+        if self._text.stopped is not None:
+            return Chunk(text, 1, self._stopped(self._text.stopped))
+        if self.written >= self.limit:
+            return self.finish(self.at_limit, text, tokens=1)
+        return Chunk(text, 1)
+
+    def finish(self, reason: Finish, text: str = "", tokens: int = 0) -> Chunk:
+        """The end: ``text`` and what was held back, which may yet complete a stop string."""
+        text += self._text.finish()
+        stop = self._text.stopped
+        return Chunk(text, tokens, reason if stop is None else self._stopped(stop))
+
+    def _stopped(self, stop: str) -> Finish:
+        return Finish(v1.FINISH_REASON_STOP, "stop_string", stop)
+
+
+class Answer(AsyncIterator[Chunk]):
+    """What a job brings, for the one task that waits for it, on the event loop.
+
+    What has come in since the last look is one chunk: a slow reader gets fewer and larger ones.
+    Ends after the chunk with a ``finish``; raises the `Failure` that ended it otherwise. Closing
+    it before its end cancels the job; ``leave`` is the engine's, to forget it then.
+    """
+
+    def __init__(self, job: Job, leave: Callable[[Answer], None]) -> None:
+        self.job = job
+        self._leave = leave
+        self._arrived: deque[Chunk | Failure] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+        self._over = False
+
+    async def __anext__(self) -> Chunk:
+        """More of the answer."""
+        if self._over:
+            raise StopAsyncIteration
+        while not self._arrived:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        texts: list[str] = []
+        tokens = 0
+        while self._arrived:
+            piece = self._arrived[0]
+            if isinstance(piece, Failure):
+                if texts:
+                    break  # what came before it first
+                self._over = True
+                raise piece
+            self._arrived.popleft()
+            texts.append(piece.text)
+            tokens += piece.tokens
+            if piece.finish is not None:
+                self._over = True
+                return Chunk("".join(texts), tokens, piece.finish)
+        return Chunk("".join(texts), tokens)
+
+    async def aclose(self) -> None:
+        """Want no more of it. May be called at any time, also twice."""
+        self._over = True
+        if not self.job.cancelled:
+            self.job.cancelled = True
+            self._leave(self)
+
+    def receive(self, piece: Chunk | Failure) -> None:
+        """Take in what the engine made; on the event loop."""
+        self._arrived.append(piece)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+class Courier:
+    """Carries what the engine's thread makes to the event loop.
+
+    One wake-up of the loop for each step, however many answers got something in it, and none
+    while an earlier one has not been answered yet: waking is the dear part, not the carrying.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._bag: deque[tuple[Answer, Chunk | Failure]] = deque()
+        self._called = False
+
+    def put(self, answer: Answer, piece: Chunk | Failure) -> None:
+        """Have something carried with the next `send`. From the engine's thread."""
+        self._bag.append((answer, piece))
+
+    def send(self) -> None:
+        """Deliver what was put. From the engine's thread, at the end of a step."""
+        if not self._bag or self._called:
+            return
+        self._called = True
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # the loop is closed: nobody is left to deliver to
+            self._bag.clear()
+
+    def _deliver(self) -> None:
+        # Before the bag is emptied: what is put from now on gets a call of its own.
+        self._called = False
+        while self._bag:
+            answer, piece = self._bag.popleft()
+            answer.receive(piece)
