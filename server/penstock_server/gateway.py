@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import sys
@@ -22,6 +23,7 @@ from penstock_server.providers.chat_completions import ChatCompletionsProvider
 from penstock_server.providers.known import KNOWN, default_base_url
 from penstock_server.providers.sidecar import SidecarProvider
 from penstock_server.supervisor import SidecarProcess
+from penstock_server.telemetry import log
 
 ENGINES = {"hf": "penstock_hf", "mlx": "penstock_mlx"}
 """Engine → the module that runs its sidecar."""
@@ -39,6 +41,8 @@ def default_providers(environ: Mapping[str, str]) -> dict[str, ProviderSettings]
     tiny = embedded_model()
     if tiny is not None:
         settings["local"] = SidecarSettings(kind="sidecar", models={"tiny": str(tiny)})
+    else:
+        log(logging.INFO, f"no {EMBEDDED_MODEL} here: not serving the embedded model")
     for name, row in KNOWN.items():
         if row.local or environ.get(row.key_env):
             settings[name] = NetworkSettings.model_validate({"kind": name})

@@ -62,8 +62,11 @@ class HealthBoard:
         return on_health
 
     async def settled(self) -> None:
-        """Wait until every provider has told its health, and some can answer."""
-        while None in self._healthy.values() or not any(self._healthy.values()):
+        """Wait until every provider has told its health, and some can answer.
+
+        At once where there are no providers.
+        """
+        while self._healthy and (None in self._healthy.values() or not any(self._healthy.values())):
             self._changed.clear()
             await self._changed.wait()
 

@@ -68,8 +68,6 @@ class Tokenizer:
         ``messages`` have "role" and "content"; ``variables`` are the template's own, such as
         ``enable_thinking``. Raises `TemplateRefusal`.
         """
-        import jinja2  # comes with transformers; only sidecars have it
-
         try:
             ids = self._tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
@@ -79,7 +77,9 @@ class Tokenizer:
                 sanitize_control_tokens=True,
                 **variables,
             )
-        except jinja2.TemplateError as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # templates are programs that come with models: anything
             raise TemplateRefusal(str(error) or type(error).__name__) from error
         return list(ids)
 

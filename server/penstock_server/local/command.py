@@ -1,0 +1,208 @@
+"""The command line that all local sidecars have: argv, environment and file → a server.
+
+What a sidecar has of its own (its name, its devices, what computes) it says in a `Command`. How
+a model is loaded and run is not known here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from penstock_server import config, telemetry
+from penstock_server.app import run
+from penstock_server.local.engine import Engine
+from penstock_server.local.lifeline import watch_parent
+from penstock_server.local.model import EngineFactory
+from penstock_server.local.provider import LocalProvider
+
+PROVIDER = "local"
+"""What every sidecar calls its provider; the gateway has its own name for it."""
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+_EPILOG = """\
+examples:
+{examples}
+
+A model's NAME is how it is asked for ("local/NAME"); PATH is a directory, or a Hugging Face hub
+id, which is downloaded. NAME may be left out: it is then the last part of PATH.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Which model, and how it is to run.
+
+    ``source`` is a directory or a Hugging Face hub id; ``device`` one of the sidecar's devices or
+    "auto" (the best there is); ``dtype`` a floating-point type's name or "auto" (the checkpoint's
+    own on an accelerator, float32 on a CPU); ``threads`` how many CPU threads compute (0: the
+    library's own choice); ``context_length`` bounds what the model's own context allows, in
+    tokens (0: it does not); ``trust_remote_code`` whether Python code that comes with the model
+    may run.
+    """
+
+    source: str
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int = 0
+    context_length: int = 0
+    trust_remote_code: bool = False
+
+
+MakeEngine = Callable[[ModelSpec, str, int], Engine]
+"""Makes the engine of a model: what it is, its name, how many requests may wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A sidecar's command, and what it has of its own.
+
+    ``name`` is what the operator types, and the distribution's name, whose version it tells;
+    ``serves`` says what kind of models; ``devices`` are what ``--device`` takes besides "auto",
+    and ``other_devices`` says that the engine may know more (otherwise they are refused at
+    once); ``examples`` are arguments to show in ``--help``.
+
+    Example::
+
+        COMMAND = Command("penstock-hf", "Hugging Face models", make_engine, devices=("cpu",))
+        sys.exit(COMMAND.main())
+    """
+
+    name: str
+    serves: str
+    make_engine: MakeEngine
+    devices: Sequence[str]
+    other_devices: bool = False
+    examples: Sequence[str] = ()
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Run the sidecar until it is told to stop; returns the process's exit code.
+
+        2 where the command line or the configuration is wrong, which is then said on stderr.
+        """
+        args = self.parser().parse_args(argv)
+        if args.lifeline:
+            watch_parent()
+        # Before anything that computes is imported: threads that wait for work must not burn the
+        # event loop's cores.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        try:
+            settings = config.load(config.ServerConfig, args, os.environ, "PENSTOCK_SIDECAR_")
+            factories = self.engine_factories(args)
+        except config.ConfigError as error:
+            for line in str(error).splitlines():
+                print(f"{self.name}: {line}", file=sys.stderr)  # noqa: T201 # the command's answer
+            return 2
+        telemetry.configure(settings.log)
+        preload: list[str] | None = [] if args.lazy else None
+        return run(settings, lambda: [LocalProvider(PROVIDER, factories, preload)])
+
+    def parser(self) -> argparse.ArgumentParser:
+        """The command line."""
+        examples = "\n".join(f"  {self.name} {example}" for example in self.examples)
+        parser = argparse.ArgumentParser(
+            prog=self.name,
+            description=f"Serve local {self.serves} over gRPC, as Penstock's sidecar or alone.",
+            epilog=_EPILOG.format(examples=examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        own_version = f"{self.name} {version(self.name)}"
+        parser.add_argument("--version", action="version", version=own_version)
+        models = parser.add_argument_group("models")
+        models.add_argument(
+            "--model", metavar="[NAME=]PATH", action="append", required=True, help="may be repeated"
+        )
+        models.add_argument(
+            "--lazy", action="store_true", help="load a model when it is first asked (default: now)"
+        )
+        models.add_argument(
+            "--device",
+            default="auto",
+            choices=None if self.other_devices else ["auto", *self.devices],
+            help=f"{', '.join(self.devices)} (default: the best there is)",
+        )
+        models.add_argument(
+            "--dtype",
+            default="auto",
+            choices=DTYPES,
+            help="default: float32 on a CPU, else the checkpoint's own",
+        )
+        models.add_argument(
+            "--threads",
+            type=_at_least_one,
+            default=max(1, _cores() - 1),
+            help="CPU threads to compute with (default: one less than there are cores)",
+        )
+        models.add_argument(
+            "--context-length",
+            type=_at_least_one,
+            default=0,
+            metavar="TOKENS",
+            help="bound prompt and answer together (default: what the model can)",
+        )
+        models.add_argument(
+            "--max-queue",
+            type=_at_least_one,
+            default=256,
+            metavar="REQUESTS",
+            help="how many may wait for a model before it answers OVERLOADED (default: 256)",
+        )
+        models.add_argument(
+            "--trust-remote-code",
+            action="store_true",
+            help="run Python code that models bring along",
+        )
+        parser.add_argument(
+            "--lifeline", action="store_true", help="exit when stdin ends, with who started this"
+        )
+        config.add_arguments(parser)
+        return parser
+
+    def engine_factories(self, args: argparse.Namespace) -> Mapping[str, EngineFactory]:
+        """What makes each model's engine, by the model's name."""
+        factories: dict[str, EngineFactory] = {}
+        for argument in args.model:
+            name, source = _name_and_source(argument)
+            if name in factories:
+                raise config.ConfigError(f"--model {argument}: the name {name!r} is used twice")
+            spec = ModelSpec(
+                source,
+                device=args.device,
+                dtype=args.dtype,
+                threads=args.threads,
+                context_length=args.context_length,
+                trust_remote_code=args.trust_remote_code,
+            )
+            factories[name] = partial(self.make_engine, spec, name, args.max_queue)
+        return factories
+
+
+def _name_and_source(argument: str) -> tuple[str, str]:
+    name, equals, source = argument.partition("=")
+    if not equals:
+        name, source = Path(argument).name, argument
+    if not name or not source:
+        raise config.ConfigError(f"--model {argument}: write NAME=PATH, or PATH")
+    return name, source
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _cores() -> int:
+    """The CPU cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
