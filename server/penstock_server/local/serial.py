@@ -247,8 +247,10 @@ class SerialEngine(Engine):
 def _step_back() -> None:
     """Let event loops go first; the threads that the engine's thread starts inherit it."""
     if sys.platform == "linux":  # elsewhere a thread has no niceness of its own
+        thread = threading.get_native_id()
         with suppress(OSError):  # forbidden by a sandbox: then not
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            own = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, own + _NICENESS))
 
 
 def _settle(future: asyncio.Future[Loaded], outcome: Loaded | Failure) -> None:

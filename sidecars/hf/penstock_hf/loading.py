@@ -1,0 +1,213 @@
+"""From a directory or a hub id to a model in memory, and why that failed if it did.
+
+How a model is run is not known here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from penstock import v1
+from penstock_server.errors import Failure
+from penstock_server.local.checkpoint import Reason, context_length, explain, resolve, several
+from penstock_server.local.command import ModelSpec
+from penstock_server.local.engine import Loaded, Report
+from penstock_server.local.tokenizer import Tokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+# The progress hook is the process's, and memory is, too: one model after the other.
+_one_at_a_time = threading.Lock()
+
+_WEIGHTS_FROM, _WEIGHTS_TO = 0.2, 0.9
+"""The part of the progress that reading the weights is."""
+
+# Its annotation knows nothing of output_loading_info.
+_from_pretrained = cast(
+    Callable[..., tuple[PreTrainedModel, Mapping[str, Any]]], AutoModelForCausalLM.from_pretrained
+)
+
+_UNSUPPORTED = v1.ERROR_REASON_UNSUPPORTED_FEATURE
+_UNAVAILABLE = v1.ERROR_REASON_SIDECAR_UNAVAILABLE
+_REASONS: Sequence[Reason] = (
+    Reason(
+        "ValueError",
+        "trust_remote_code",
+        _UNSUPPORTED,
+        "it brings Python code of its own; start with --trust-remote-code if you trust it",
+    ),
+    Reason(
+        "ValueError",
+        "recogni",  # "Unrecognized configuration class", "does not recognize this architecture"
+        _UNSUPPORTED,
+        "this transformers release runs no language model of its architecture",
+    ),
+    Reason("SafetensorError", "", _UNAVAILABLE, "its weights are damaged; copy them anew"),
+    Reason("OutOfMemoryError", "", _UNAVAILABLE, "the device has too little memory for it"),
+    Reason("RuntimeError", "allocate memory", _UNAVAILABLE, "there is too little memory for it"),
+    Reason("RuntimeError", "device", _UNAVAILABLE, "the device cannot be used; see --device"),
+    Reason("AssertionError", "CUDA", _UNAVAILABLE, "this torch has no CUDA; see --device"),
+)
+"""What torch and transformers say of models that they cannot load."""
+
+_Model = tuple[PreTrainedModel, Loaded]
+
+
+def load(spec: ModelSpec, report: Report) -> _Model:
+    """Load a model and its tokenizer. Raises a `Failure` that says what to do.
+
+    A directory is read without touching the network; anything else is a hub id, which is
+    downloaded or taken from the Hub's cache as usual.
+    """
+    try:
+        report(0.05, "waiting for another model to be loaded")
+        with _one_at_a_time:
+            return _load(spec, report)
+    except Exception as error:
+        failure = explain(error, spec.source, _REASONS)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+def _load(spec: ModelSpec, report: Report) -> _Model:
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+    device = _device(spec.device)
+    source, is_local = resolve(spec.source)
+    options: dict[str, Any] = {
+        # Said, not left out: transformers would ask a question at the terminal.
+        "trust_remote_code": spec.trust_remote_code,
+        "local_files_only": is_local,
+    }
+    report(0.1, "reading the configuration and the tokenizer")
+    config = AutoConfig.from_pretrained(source, **options)
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    report(_WEIGHTS_FROM, "reading the weights")
+    model = _read_weights(source, _dtype(spec.dtype, device, config), device, options, report)
+    if model.device != device:
+        report(_WEIGHTS_TO, f"moving the weights to {device}")
+        model.to(device)  # type: ignore[arg-type]
+    return model, _describe(spec, model, tokenizer)
+
+
+def _read_weights(
+    source: str,
+    dtype: torch.dtype | str,
+    device: torch.device,
+    options: Mapping[str, Any],
+    report: Report,
+) -> PreTrainedModel:
+    # Straight to the device where accelerate is installed, which transformers needs for that.
+    direct = device.type != "cpu" and importlib.util.find_spec("accelerate") is not None
+    with _progress(report):
+        model, info = _from_pretrained(
+            source,
+            dtype=dtype,
+            device_map={"": device} if direct else None,
+            output_loading_info=True,
+            **options,
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:  # transformers makes them up, and the model babbles
+        raise Failure(
+            _UNSUPPORTED,
+            f"{source}: the checkpoint lacks {len(missing)} of the weights that "
+            f"{type(model).__name__} needs, such as {missing[0]}; is it a language model?",
+        )
+    return model  # in evaluation mode
+
+
+def _describe(
+    spec: ModelSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Loaded:
+    text = model.config.get_text_config()
+    generation = model.generation_config
+    return Loaded(
+        tokenizer=Tokenizer(tokenizer),
+        vocabulary=text.vocab_size,
+        context_length=context_length(lambda name: getattr(text, name, None), spec.context_length),
+        max_output_tokens=generation.max_new_tokens or 0,
+        # Fine-tuned models often leave the base model's end in their generation_config, and
+        # the end that they were taught in their tokenizer.
+        end=frozenset({*several(generation.eos_token_id), *several(tokenizer.eos_token_id)}),
+        stop=tuple(several(generation.stop_strings)),
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype | str:
+    """What ``from_pretrained`` takes for it."""
+    if name != "auto":
+        dtype = getattr(torch, name, None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise Failure(
+                _UNAVAILABLE,
+                f"--dtype {name}: no such floating-point type; try float32 or bfloat16",
+            )
+        return dtype
+    if device.type == "cpu" and getattr(config, "quantization_config", None) is None:
+        return torch.float32  # right everywhere; bfloat16 is slower on many CPUs
+    return "auto"
+
+
+class _Counted:
+    """An iterable whose progress is reported; stands in for transformers' progress bar."""
+
+    def __init__(self, items: Iterable[Any], total: int, report: Report) -> None:
+        self._items, self._total, self._report = items, total, report
+
+    def __iter__(self) -> Iterator[Any]:
+        width = _WEIGHTS_TO - _WEIGHTS_FROM
+        for count, item in enumerate(self._items):
+            # As far as it is worth a message, at most.
+            if count % (self._total // 100 + 1) == 0:
+                self._report(_WEIGHTS_FROM + width * count / self._total, "reading the weights")
+            yield item
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None  # what else progress bars are asked to do
+
+
+@contextmanager
+def _progress(report: Report) -> Iterator[None]:
+    """Report transformers' own progress at reading weights."""
+    set_hook = getattr(transformers_logging, "set_tqdm_hook", None)
+    if set_hook is None:  # an older transformers: the stages must do
+        yield
+        return
+
+    def hook(bar: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        items = args[0] if args else kwargs.get("iterable")
+        if items is None or not hasattr(items, "__len__"):
+            return bar(*args, **kwargs)
+        return _Counted(items, max(1, len(items)), report)
+
+    before = set_hook(hook)
+    try:
+        yield
+    finally:
+        set_hook(before)

@@ -1,0 +1,86 @@
+"""Models of many architectures, tiny and with random weights, in directories as a user has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from tests.sidecars.vocabularies import END, chat_tokenizer
+
+VOCABULARY = 320
+CONTEXT = 256
+
+_USUAL: Mapping[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": CONTEXT,
+    "bos_token_id": 0,
+    "eos_token_id": END,
+    "pad_token_id": 0,
+    "initializer_range": 0.4,  # large, so that outputs vary
+}
+_GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT, "vocab_size": VOCABULARY}
+_GEMMA = {
+    **_USUAL,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "tie_word_embeddings": False,  # tied and random, it only repeats
+}
+
+ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
+    "llama": {**_USUAL, "tie_word_embeddings": True},
+    "mistral": {**_USUAL, "sliding_window": 8},
+    "qwen2": _USUAL,
+    "qwen3": _USUAL,
+    "qwen3_moe": {
+        **_USUAL,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+    },
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "phi3": {**_USUAL, "sliding_window": None},
+    "gpt2": {**_GPT2, "bos_token_id": 0, "eos_token_id": END, "initializer_range": 0.4},
+    "gpt_neox": {**_USUAL, "rotary_pct": 0.5},
+    "mamba": {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "state_size": 4,
+        "num_hidden_layers": 2,
+        "bos_token_id": 0,
+        "eos_token_id": END,
+        "pad_token_id": 0,
+        "initializer_range": 0.4,
+    },
+}
+
+
+def save(
+    directory: Path,
+    architecture: str = "llama",
+    generation: Mapping[str, Any] | None = None,
+    template: bool = True,
+    **config: Any,
+) -> Path:
+    """Write a model to a directory; ``generation`` is its generation_config's content."""
+    torch.manual_seed(7)
+    settings = {**ARCHITECTURES[architecture], **config}
+    shape = AutoConfig.for_model(architecture, **settings)
+    model = AutoModelForCausalLM.from_config(shape)  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=END, pad_token_id=0, **(generation or {})
+    )
+    model.save_pretrained(directory)
+    tokenizer = chat_tokenizer() if template else chat_tokenizer(None)
+    tokenizer.save_pretrained(directory)
+    return directory

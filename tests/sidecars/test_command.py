@@ -1,0 +1,102 @@
+"""The command line, and the lifeline to who started it. Processes are tested elsewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from penstock_hf.__main__ import COMMAND, main
+from penstock_server.config import ConfigError
+from penstock_server.local.serial import SerialEngine
+
+
+@pytest.mark.parametrize(
+    ("argument", "name"),
+    [
+        ("tiny=models/tiny", "tiny"),
+        ("models/tiny", "tiny"),
+        ("models/tiny/", "tiny"),
+        ("Qwen/Qwen3-8B", "Qwen3-8B"),
+        ("a=b=c", "a"),
+    ],
+)
+def test_names_of_models(argument: str, name: str) -> None:
+    assert list(COMMAND.engine_factories(COMMAND.parser().parse_args(["--model", argument]))) == [
+        name
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["=x"], ["x="], ["a/tiny", "b/tiny"]])
+def test_models_that_cannot_be_named(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [flag for argument in arguments for flag in ("--model", argument)]
+    with pytest.raises(ConfigError):
+        COMMAND.engine_factories(COMMAND.parser().parse_args(flags))
+    assert main(flags) == 2
+    assert "--model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--threads", "--max-queue", "--context-length"])
+def test_numbers_that_make_no_sense(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        COMMAND.parser().parse_args(["--model", "m", flag, "0"])
+    assert "must be at least 1" in capsys.readouterr().err
+
+
+async def test_flags_reach_the_engine() -> None:
+    args = COMMAND.parser().parse_args(["--model", "m", "--max-queue", "3", "--threads", "2"])
+    engine = COMMAND.engine_factories(args)["m"]()
+    assert isinstance(engine, SerialEngine)
+    assert engine._max_waiting == 3
+    await engine.close()
+
+
+def test_threads_leave_a_core_to_the_event_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, threads in ((1, 1), (2, 1), (8, 7)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: range(n), raising=False)
+        assert COMMAND.parser().parse_args(["--model", "m"]).threads == threads
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert COMMAND.parser().parse_args(["--model", "m"]).threads >= 1
+
+
+_HELD = """
+from penstock_server.local.lifeline import watch_parent
+watch_parent()
+print("watching", flush=True)
+while True:  # the main thread is busy, and never looks
+    pass
+"""
+
+
+def test_a_sidecar_ends_with_its_parent() -> None:
+    # A pipe of our own, as the gateway's: the child must not inherit the writing end.
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", _HELD], stdin=reading, stdout=subprocess.PIPE
+    ) as child:
+        os.close(reading)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"watching\n"
+        os.write(writing, b"what is written is ignored\n")
+        assert child.poll() is None
+        os.close(writing)
+        assert child.wait(20) == 0
+
+
+def test_a_sidecar_without_a_parent_does_not_stay() -> None:
+    closed = f"import os; os.close(0)\n{_HELD}"
+    with subprocess.Popen(
+        [sys.executable, "-c", closed], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    ) as child:
+        assert child.wait(20) == 0
+
+
+def test_nothing_heavy_is_imported_before_the_server_listens() -> None:
+    code = "import sys, penstock_hf.__main__; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "set()"
