@@ -48,11 +48,11 @@ class FloorServicer(v1.GenerationServiceServicer):
     def __init__(self) -> None:
         self._events = events()
 
-    async def Generate(self, request: v1.GenerateRequest, context: object) -> v1.GenerateResponse:  # type: ignore[override]
+    async def Generate(self, request: v1.GenerateRequest, context: object) -> v1.GenerateResponse:
         """The ready-made answer."""
         return self._events[-1].completed
 
-    async def StreamGenerate(  # type: ignore[override]
+    async def StreamGenerate(
         self, request: v1.StreamGenerateRequest, context: object
     ) -> AsyncIterator[v1.StreamGenerateResponse]:
         """The ready-made events."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +15,14 @@ ROOT = Path(__file__).parents[1]
 CLIENT = ROOT / "clients/python/penstock"
 SERVER = ROOT / "server/penstock_server"
 HF = ROOT / "sidecars/hf/penstock_hf"
+MLX = ROOT / "sidecars/mlx/penstock_mlx"
 
 # Where → what must not be imported there, and why.
 FORBIDDEN = [
     (CLIENT, ["penstock_server", "penstock_hf", "penstock_mlx", "torch"], "clients know no server"),
     (SERVER, ["penstock_hf", "penstock_mlx", "torch", "mlx"], "engines live in sidecars"),
     (HF, ["penstock_mlx", "mlx"], "sidecars do not know each other"),
+    (MLX, ["penstock_hf", "torch"], "sidecars do not know each other"),
     (
         SERVER / "providers",
         [
@@ -77,12 +82,12 @@ def test_rooms_know_only_what_they_should(where: Path, forbidden: list[str], why
 
 def test_no_room_is_called_utils() -> None:
     vague = {"utils", "util", "common", "helpers", "misc"}
-    tracked = [f for d in (CLIENT, SERVER, HF, ROOT / "tests") for f in sources(d)]
+    tracked = [f for d in (CLIENT, SERVER, HF, MLX, ROOT / "tests") for f in sources(d)]
     assert not [f for f in tracked if f.stem in vague or f.parent.name in vague]
 
 
 def test_every_module_says_its_purpose() -> None:
-    rooms = [f for d in (CLIENT, SERVER, HF) for f in sources(d)]
+    rooms = [f for d in (CLIENT, SERVER, HF, MLX) for f in sources(d)]
     assert len(rooms) > 20
     assert not [f for f in rooms if not ast.get_docstring(ast.parse(f.read_text()))]
 
@@ -92,3 +97,52 @@ def test_nothing_sleeps_between_caller_and_engine() -> None:
     known = {"app.py", "supervisor.py", "pool.py", "chat_completions.py"}
     sleepy = {f.name for f in sources(SERVER) if "asyncio.sleep(" in f.read_text()}
     assert sleepy <= known
+
+
+# Import name → distribution, where they differ.
+_DISTRIBUTIONS = {
+    "google": {"protobuf", "googleapis-common-protos"},
+    "grpc": {"grpcio"},
+    "grpc_channelz": {"grpcio-channelz"},
+    "grpc_health": {"grpcio-health-checking"},
+    "grpc_reflection": {"grpcio-reflection"},
+    "grpc_status": {"grpcio-status"},
+    "huggingface_hub": {"huggingface-hub"},
+    "mlx_lm": {"mlx-lm"},
+    "penstock_server": {"penstock-server"},
+}
+
+# What an engine brings, and the server's shared room only uses inside a sidecar.
+_BROUGHT_BY_SIDECARS = {"tokenizers"}
+
+
+# A distribution may import what those that it stands on declare.
+_STANDS_ON = {
+    "clients/python": ["clients/python"],
+    "server": ["clients/python", "server"],
+    "sidecars/hf": ["clients/python", "server", "sidecars/hf"],
+    "sidecars/mlx": ["clients/python", "server", "sidecars/mlx"],
+}
+
+
+def _declared(project: str) -> set[str]:
+    table = tomllib.loads((ROOT / project / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[\s\[<>=;]", line)[0].lower() for line in table["dependencies"]}
+    return names | (_BROUGHT_BY_SIDECARS if project == "server" else set())
+
+
+@pytest.mark.parametrize(
+    ("project", "package"),
+    [("clients/python", CLIENT), ("server", SERVER), ("sidecars/hf", HF), ("sidecars/mlx", MLX)],
+)
+def test_what_is_imported_is_declared(project: str, package: Path) -> None:
+    """An editable install beside the others hides what a real one would miss."""
+    declared = set().union(*(_declared(each) for each in _STANDS_ON[project]))
+    missing = {
+        f"{file.relative_to(ROOT)}: {top}"
+        for file in sources(package)
+        for top in {name.partition(".")[0] for name in imports(file)}
+        if top not in sys.stdlib_module_names | {package.name}
+        and not declared & _DISTRIBUTIONS.get(top, {top})
+    }
+    assert not missing

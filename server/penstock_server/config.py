@@ -123,8 +123,9 @@ class SidecarSettings(Section):
     """How many requests may wait for the engine before it answers OVERLOADED."""
     trust_remote_code: bool = False
     """Whether models may bring Python code of their own, which then runs in the sidecar."""
-    ready_timeout: PositiveFloat = 60.0
-    """How long a call waits, in seconds, for a sidecar that is starting."""
+    ready_timeout: PositiveFloat | None = None
+    """How long a call waits, in seconds, for a sidecar that is not there yet. Default: 60 where
+    the gateway starts it, 5 where it runs elsewhere."""
 
     @model_validator(mode="after")
     def _models_or_addresses(self) -> Self:

@@ -93,10 +93,10 @@ def _network(name: str, settings: NetworkSettings, environ: Mapping[str, str]) -
 
 def _sidecar(name: str, settings: SidecarSettings, config: GatewayConfig) -> Provider:
     if settings.addresses:
-        return SidecarProvider(name, settings.addresses, ready_timeout=settings.ready_timeout)
+        return SidecarProvider(name, settings.addresses, None, settings.ready_timeout or 5.0)
     address = f"unix:{_private_directory()}/{name}.sock"
     process = SidecarProcess(name, sidecar_command(settings, address, config), _environment())
-    return SidecarProvider(name, [address], process, settings.ready_timeout)
+    return SidecarProvider(name, [address], process, settings.ready_timeout or 60.0)
 
 
 def sidecar_command(settings: SidecarSettings, address: str, config: GatewayConfig) -> list[str]:

@@ -18,7 +18,7 @@ from penstock_server.errors import Failure
 from penstock_server.local import prompt
 from penstock_server.local.engine import Engine, Loaded
 from penstock_server.local.job import Job
-from penstock_server.telemetry import log
+from penstock_server.telemetry import log, logger
 
 EngineFactory = Callable[[], Engine]
 """Makes a model's engine, on the event loop; the engine loads the model afterwards."""
@@ -158,8 +158,8 @@ class LocalModel:
                 raise _stopping()
             self._engine = self._make_engine()
             loaded = await self._engine.load(self._report)
-        except Failure as failure:
-            self._failure = failure
+        except Exception as error:
+            failure = self._failure = error if isinstance(error, Failure) else _fault(error)
             self._engine = None
             self._set(v1.MODEL_STATE_FAILED, failure.message)
             if not self._closed:
@@ -198,6 +198,14 @@ class LocalModel:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         self._on_change()
+
+
+def _fault(error: Exception) -> Failure:
+    logger.error("a fault of Penstock's own, in loading a model", exc_info=error)
+    return Failure(
+        v1.ERROR_REASON_INTERNAL_ERROR,
+        "Penstock failed at loading this model; the server's log has the details",
+    )
 
 
 def _stopping() -> Failure:

@@ -193,6 +193,8 @@ class SerialEngine(Engine):
 
     def _run(self, answer: Answer) -> None:
         job, courier = answer.job, self._courier
+        if job.cancelled:  # in the moment between leaving the queue and this
+            return
         finished = False
 
         def emit(token: int) -> bool:

@@ -31,6 +31,9 @@ REQUEST_ID_HEADER = "x-request-id"
 # A lost connection is noticed at once, the process's exit code a moment later.
 _EXIT_PATIENCE = 0.5
 
+# A listing tells what there is now; it does not wait for what may come.
+_LISTING_PATIENCE = 1.0
+
 # From this many crashes in a row on, callers are told at once instead of waiting for a start.
 _HOPELESS = 2
 
@@ -156,7 +159,11 @@ class SidecarProvider(Provider):
     async def list_models(self, call: Call) -> Sequence[v1.Model]:
         """What one of the members lists: they own the same models."""
         response = await self._unary(
-            lambda m: m.models.ListModels, v1.ListModelsRequest(), "", call
+            lambda m: m.models.ListModels,
+            v1.ListModelsRequest(),
+            "",
+            call,
+            patience=_LISTING_PATIENCE,
         )
         return [self._renamed(model) for model in response.models]
 
@@ -170,7 +177,7 @@ class SidecarProvider(Provider):
         self, model: str, call: Call
     ) -> AsyncGenerator[v1.LoadModelResponse, None]:
         """Forward to every member, one after the other; progress is the whole pool's."""
-        await self._member(call, ())
+        await self._member()
         members = [m for m in self._pool.members if m.connected]
         request = v1.LoadModelRequest(model=f"{SIDECAR_PROVIDER}/{model}")
         for done, member in enumerate(members):
@@ -184,7 +191,7 @@ class SidecarProvider(Provider):
 
     async def unload_model(self, model: str, call: Call) -> v1.Model:
         """Forward to every member."""
-        await self._member(call, ())
+        await self._member()
         request = v1.UnloadModelRequest(model=f"{SIDECAR_PROVIDER}/{model}")
         answers = await asyncio.gather(
             *(
@@ -207,11 +214,12 @@ class SidecarProvider(Provider):
         model: str,
         call: Call,
         only: Member | None = None,
+        patience: float | None = None,
     ) -> Answer:
         """Ask a member, and another one where it turns out not to be there."""
         tried: list[Member] = []
         while True:
-            member = only or await self._member(call, tried)
+            member = only or await self._member(tried, patience)
             tried.append(member)
             started = time.monotonic()
             try:
@@ -235,7 +243,7 @@ class SidecarProvider(Provider):
         """The same for a stream; once something has come, it is this member's or nobody's."""
         tried: list[Member] = []
         while True:
-            member = only or await self._member(call, tried)
+            member = only or await self._member(tried)
             tried.append(member)
             started = time.monotonic()
             begun = False
@@ -259,9 +267,12 @@ class SidecarProvider(Provider):
         elsewhere = (v1.ERROR_REASON_SIDECAR_UNAVAILABLE, v1.ERROR_REASON_SHUTTING_DOWN)
         return failure.reason in elsewhere and self._pool.pick(tried) is not None
 
-    async def _member(self, call: Call, excluded: Sequence[Member]) -> Member:
-        """The next member; waits for one that is starting."""
-        give_up = time.monotonic() + self._ready_timeout
+    async def _member(
+        self, excluded: Sequence[Member] = (), patience: float | None = None
+    ) -> Member:
+        """The next member; waits for one that is starting, ``patience`` seconds at most."""
+        wait = self._ready_timeout if patience is None else patience
+        give_up = time.monotonic() + wait
         while (member := self._pool.pick(excluded)) is None:
             waited_enough = time.monotonic() >= give_up
             process = self._process
