@@ -170,6 +170,14 @@ async def test_a_sidecar_whose_only_model_fails_does_not_serve_and_says_why(
     assert "model cannot be loaded" in caplog.text
 
 
+async def test_an_engine_that_cannot_even_be_made(caplog: pytest.LogCaptureFixture) -> None:
+    async with started(preload=(), a={"no_such_option": 1}) as models:
+        with caplog.at_level(logging.CRITICAL), pytest.raises(Failure) as caught:
+            await models.load()
+        assert caught.value.reason == v1.ERROR_REASON_INTERNAL_ERROR
+        assert await models.state() == v1.MODEL_STATE_FAILED
+
+
 async def test_a_failed_model_does_not_take_the_others_along() -> None:
     async with started(a={}, b={"fail_to_load": GONE}) as models:
         await models.answer("a")
@@ -223,6 +231,17 @@ async def test_unloading_what_is_not_in_memory() -> None:
         with pytest.raises(Failure):
             await models.load("b")
         assert (await models.provider.unload_model("b", CALL)).state == v1.MODEL_STATE_UNLOADED
+
+
+async def test_unloading_while_loading_waits_for_the_load() -> None:
+    async with started(a={"wait_to_load": True}) as models:
+        await models.made.wait()
+        unloading = asyncio.create_task(models.provider.unload_model("a", CALL))
+        await asyncio.sleep(0)
+        models.backend().may_load.set()
+        assert (await unloading).state == v1.MODEL_STATE_UNLOADED
+        assert models.backend().unloaded.is_set()
+        assert models.health == [True]
 
 
 async def test_unknown_models_and_near_misses() -> None:

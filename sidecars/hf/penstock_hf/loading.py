@@ -94,10 +94,11 @@ def _load(spec: ModelSpec, report: Report) -> _Model:
         "trust_remote_code": spec.trust_remote_code,
         "local_files_only": is_local,
     }
-    report(0.1, "reading the configuration and the tokenizer")
+    verb = "reading" if is_local else "fetching"
+    report(0.1, f"{verb} the configuration and the tokenizer")
     config = AutoConfig.from_pretrained(source, **options)
     tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    report(_WEIGHTS_FROM, "reading the weights")
+    report(_WEIGHTS_FROM, f"{verb} the weights")
     model = _read_weights(source, _dtype(spec.dtype, device, config), device, options, report)
     if model.device != device:
         report(_WEIGHTS_TO, f"moving the weights to {device}")
