@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", action="store_true", help="check the configuration, print it, and exit"
     )
-    config.add_arguments(parser)
+    config.add_arguments(parser, config.DEFAULT_FILE)
     return parser
 
 

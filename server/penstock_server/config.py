@@ -30,6 +30,8 @@ from pydantic import (
 )
 
 DEFAULT_FILE = "penstock.toml"
+"""The gateway's file. Sidecars have none of their own: they are told by flags."""
+
 DEFAULT_LISTEN = "127.0.0.1:50051"
 MIB = 1024 * 1024
 
@@ -170,12 +172,12 @@ class GatewayConfig(ServerConfig):
 ConfigT = TypeVar("ConfigT", bound=ServerConfig)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that every server has."""
+def add_arguments(parser: argparse.ArgumentParser, default_file: str = "") -> None:
+    """Add the flags that every server has; ``default_file`` is read where it exists."""
     group = parser.add_argument_group("server")
-    group.add_argument(
-        "--config", metavar="FILE", help=f"TOML file (default: ./{DEFAULT_FILE} where it exists)"
-    )
+    default = f"./{default_file} where it exists" if default_file else "none"
+    group.add_argument("--config", metavar="FILE", help=f"TOML file (default: {default})")
+    parser.set_defaults(default_file=default_file)
     group.add_argument(
         "--listen",
         metavar="ADDRESS",
@@ -219,7 +221,7 @@ def load(
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, key, value in (
-        *_from_file(args.config or environ.get(f"{prefix}CONFIG", "")),
+        *_from_file(args.config or environ.get(f"{prefix}CONFIG", ""), args.default_file),
         *_from_environment(kind, environ, prefix),
         *_from_flags(args),
     ):
@@ -231,9 +233,9 @@ def load(
         raise ConfigError("\n".join(_explain(kind, error, origins))) from None
 
 
-def _from_file(name: str) -> Iterator[tuple[str, str, object]]:
-    path = Path(name or DEFAULT_FILE)
-    if not name and not path.exists():
+def _from_file(name: str, default: str) -> Iterator[tuple[str, str, object]]:
+    path = Path(name or default)
+    if not name and not (default and path.exists()):
         return
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

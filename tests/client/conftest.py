@@ -346,7 +346,7 @@ Run: TypeAlias = Callable[..., Awaitable[Finished]]
 async def start_python(tmp_path: Path) -> AsyncIterator[Start]:
     """Starts Python processes of their own; what a test leaves running is killed."""
     started: list[asyncio.subprocess.Process] = []
-    inherited = {key: value for key, value in os.environ.items() if "PENSTOCK" not in key}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}
 
     async def start(*argv: str, **env: str) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(

@@ -291,11 +291,15 @@ async def test_errors(cli: Run, server: Server, fail: Fail) -> None:
         info = ErrorInfo(domain="penstock", reason="INVALID_REQUEST", metadata={"request_id": "r1"})
         await fail(context, grpc.StatusCode.INVALID_ARGUMENT, "two\nlines", info, bad, retry)
 
-    server.stream = stream
+    async def list_models(request: Any, context: Any) -> v1.ListModelsResponse:
+        await asyncio.Event().wait()
+        return v1.ListModelsResponse()
+
+    server.stream, server.list_models = stream, list_models
     explained, refused, late = await asyncio.gather(
         cli("generate", "Hi"),
         cli("health", "--target", "127.0.0.1:1"),
-        cli("--timeout", "0", "models"),
+        cli("--timeout", "0.2", "models"),
     )
 
     assert explained == (

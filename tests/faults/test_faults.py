@@ -20,6 +20,7 @@ import pytest
 from penstock import v1
 
 from tests.support.processes import (
+    TINY,
     ServerProcess,
     alive,
     children,
@@ -220,9 +221,13 @@ def test_no_sidecar_outlives_its_gateway(
 ) -> None:
     with gateway() as process:
         orphan = sidecar_of(process.ready())
+        addresses = [line["address"] for line in process.log if line["message"] == "listening"]
+        (socket,) = [a.removeprefix("unix:") for a in addresses if a.startswith("unix:")]
+        assert Path(socket).parent.stat().st_mode & 0o777 == 0o700
         process.send(number)
         process.wait()
         took = eventually(lambda: not alive(orphan), patience=10)
+        assert not Path(socket).parent.exists()
         report(f"{number.name}: the sidecar was gone {took * 1000:.0f} ms after the gateway")
 
 
@@ -345,6 +350,20 @@ def test_sidecars_elsewhere_form_a_pool(tmp_path: Path) -> None:
             one.stop()
             for n in range(4):
                 assert penstock.text_of(client.generate("Hello!", model="far/tiny", seed=n))
+
+
+def test_a_file_beside_it_configures_the_gateway_alone(tmp_path: Path) -> None:
+    """Its sidecars start in the same directory, and must not take the file for their own."""
+    (tmp_path / "penstock.toml").write_text(
+        f'[providers.mine]\nkind = "sidecar"\nmodels = {{ small = "{TINY}" }}\n'
+    )
+    with ServerProcess("penstock_server", cwd=tmp_path) as process:
+        process.ready()
+        with penstock.Client(process.address, timeout=60) as client:
+            assert [m.name for m in client.list_models().models] == ["mine/small"]
+            assert "gRPC" in penstock.text_of(
+                client.generate("What is Penstock?", model="mine/small", temperature=0)
+            )
 
 
 def test_two_gateways_do_not_share_a_port(gateway_process: ServerProcess) -> None:

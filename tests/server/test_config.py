@@ -12,7 +12,7 @@ from penstock_server.config import ConfigError, GatewayConfig
 
 def load(*argv: str, **environ: str) -> GatewayConfig:
     parser = argparse.ArgumentParser()
-    config.add_arguments(parser)
+    config.add_arguments(parser, config.DEFAULT_FILE)
     return config.load(GatewayConfig, parser.parse_args(argv), environ, "PENSTOCK_")
 
 

@@ -28,7 +28,12 @@ class ServerProcess:
     """
 
     def __init__(
-        self, module: str, *args: str, env: dict[str, str] | None = None, listen: str = ""
+        self,
+        module: str,
+        *args: str,
+        env: dict[str, str] | None = None,
+        listen: str = "",
+        cwd: Path | None = None,
     ) -> None:
         command = [sys.executable, "-m", module, "--listen", listen or "127.0.0.1:0"]
         command += ["--log-format", "json", *args]
@@ -37,7 +42,11 @@ class ServerProcess:
         self.log: list[dict[str, Any]] = []
         self._news = threading.Condition()
         self._process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env={**clean, **(env or {})}
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env={**clean, **(env or {})},
+            cwd=cwd,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -89,7 +89,7 @@ class Command:
         """
         args = self.parser().parse_args(argv)
         if args.lifeline:
-            watch_parent()
+            watch_parent(sockets=args.listen or ())
         # Before anything that computes is imported: threads that wait for work must not burn the
         # event loop's cores.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
