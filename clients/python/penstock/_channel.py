@@ -183,9 +183,12 @@ def settings(
 @cache
 def version() -> str:
     """This package's version, read on demand: looking it up costs more than our own imports."""
-    from importlib.metadata import version as installed
+    from importlib import metadata
 
-    return installed("penstock")
+    try:
+        return metadata.version("penstock")
+    except metadata.PackageNotFoundError:  # run from its sources, or packed into a program
+        return "0+unknown"
 
 
 def user_agent() -> str:

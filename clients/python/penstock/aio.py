@@ -11,39 +11,26 @@ call that was cancelled on its own (`ResponseStream.cancel`, `Client.close`) rai
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping
-from typing import Any, Generic, NamedTuple, Self, TypeVar, Unpack
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from typing import Any, Generic, Self, TypeVar, Unpack
 
 import grpc
-from google.protobuf.message import Message
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from penstock import v1
 from penstock._channel import (
     DEFAULT_MAX_RECEIVE_BYTES,
-    HEALTH_CHECK,
     Metadata,
     Options,
-    Settings,
     TLSOptions,
     settings,
 )
+from penstock._loops import Connections
 from penstock._request import GenerateOptions, Prompt, embed_request, generate_request
 from penstock.errors import PenstockError, cancelled_call, from_rpc_error, incomplete_stream
 
 _T = TypeVar("_T")
 _RequestT = TypeVar("_RequestT")
-
-
-class _Connection(NamedTuple):
-    """An open channel and its stubs. Like everything in grpc.aio, of one event loop."""
-
-    keeper: AsyncGenerator[None, None]
-    generation: v1.GenerationServiceAsyncStub
-    models: v1.ModelServiceAsyncStub
-    embeddings: v1.EmbeddingServiceAsyncStub
-    health: grpc.aio.UnaryUnaryMultiCallable[Message, HealthCheckResponse]
 
 
 class ResponseStream(Generic[_T]):
@@ -175,14 +162,13 @@ class Client:
             options=options,
             max_receive_bytes=max_receive_bytes,
         )
-        self._connections: dict[asyncio.AbstractEventLoop, _Connection] = {}
-        self._closed = False
+        self._connections = Connections(self._settings)
 
     def __repr__(self) -> str:
         return f"penstock.aio.Client({self._settings.target!r})"
 
     async def __aenter__(self) -> Self:
-        self._closed = False
+        self._connections.closed = False
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -193,10 +179,7 @@ class Client:
 
         Later calls raise RuntimeError, until an ``async with`` block opens the client again.
         """
-        self._closed = True
-        connection = self._connections.pop(asyncio.get_running_loop(), None)
-        if connection is not None:
-            await connection.keeper.aclose()
+        await self._connections.close()
 
     async def generate(
         self,
@@ -214,7 +197,9 @@ class Client:
             await client.generate("Name a river.", model="local/tiny", temperature=0)
         """
         request = generate_request(prompt, model=model, **options)
-        return await self._unary(self._connect().generation.Generate, request, timeout, metadata)
+        return await self._unary(
+            self._connections.get().generation.Generate, request, timeout, metadata
+        )
 
     def stream(
         self,
@@ -237,9 +222,12 @@ class Client:
         """
         question = generate_request(prompt, model=model, **options)
         request = v1.StreamGenerateRequest(request=question)
-        call = self._connect().generation.StreamGenerate
+        connection = self._connections.get()
         arguments = self._settings.call(timeout, metadata)
-        return Stream(call(request, **arguments), self._settings.target)
+        call = connection.generation.StreamGenerate(request, **arguments)
+        stream = Stream(call, self._settings.target)
+        connection.streams.add(stream)
+        return stream
 
     async def embed(
         self,
@@ -263,7 +251,9 @@ class Client:
         request = embed_request(
             inputs, model=model, dimensions=dimensions, provider_options=provider_options
         )
-        return await self._unary(self._connect().embeddings.Embed, request, timeout, metadata)
+        return await self._unary(
+            self._connections.get().embeddings.Embed, request, timeout, metadata
+        )
 
     async def list_models(
         self,
@@ -281,7 +271,9 @@ class Client:
             [model.name for model in (await client.list_models()).models]
         """
         request = v1.ListModelsRequest(provider=provider)
-        return await self._unary(self._connect().models.ListModels, request, timeout, metadata)
+        return await self._unary(
+            self._connections.get().models.ListModels, request, timeout, metadata
+        )
 
     async def get_model(
         self, model: str, *, timeout: float | None = None, metadata: Metadata | None = None
@@ -293,7 +285,7 @@ class Client:
             v1.CAPABILITY_TOOLS in (await client.get_model("local/tiny")).capabilities
         """
         request = v1.GetModelRequest(model=model)
-        call = self._connect().models.GetModel
+        call = self._connections.get().models.GetModel
         return (await self._unary(call, request, timeout, metadata)).model
 
     def load_model(
@@ -306,10 +298,13 @@ class Client:
             async for step in client.load_model("local/tiny"):
                 print(f"{step.progress:.0%} {step.stage}")
         """
-        call = self._connect().models.LoadModel
-        arguments = self._settings.call(timeout, metadata)
         request = v1.LoadModelRequest(model=model)
-        return ResponseStream(call(request, **arguments), self._settings.target)
+        connection = self._connections.get()
+        arguments = self._settings.call(timeout, metadata)
+        call = connection.models.LoadModel(request, **arguments)
+        stream = ResponseStream(call, self._settings.target)
+        connection.streams.add(stream)
+        return stream
 
     async def unload_model(
         self, model: str, *, timeout: float | None = None, metadata: Metadata | None = None
@@ -321,7 +316,7 @@ class Client:
             (await client.unload_model("local/tiny")).state == v1.MODEL_STATE_UNLOADED
         """
         request = v1.UnloadModelRequest(model=model)
-        call = self._connect().models.UnloadModel
+        call = self._connections.get().models.UnloadModel
         return (await self._unary(call, request, timeout, metadata)).model
 
     async def health(
@@ -337,22 +332,12 @@ class Client:
         """
         request = HealthCheckRequest(service=service)
         try:
-            answer = await self._unary(self._connect().health, request, timeout, metadata)
+            answer = await self._unary(self._connections.get().health, request, timeout, metadata)
         except PenstockError as error:
             if error.code is grpc.StatusCode.NOT_FOUND:
                 return "SERVICE_UNKNOWN"
             raise
         return str(HealthCheckResponse.ServingStatus.Name(answer.status))
-
-    def _connect(self) -> _Connection:
-        if self._closed:
-            raise RuntimeError("the client is closed")
-        loop = asyncio.get_running_loop()
-        if loop not in self._connections:
-            for ended in [known for known in self._connections if known.is_closed()]:
-                del self._connections[ended]
-            self._connections[loop] = _open(self._settings, self._connections)
-        return self._connections[loop]
 
     async def _unary(
         self,
@@ -380,44 +365,3 @@ def _is_being_cancelled() -> bool:
     """Whether a CancelledError means the running task, and not just a call of it."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
-
-
-def _open(to: Settings, connections: dict[asyncio.AbstractEventLoop, _Connection]) -> _Connection:
-    if to.credentials is None:
-        channel = grpc.aio.insecure_channel(to.target, to.options)
-    else:
-        channel = grpc.aio.secure_channel(to.target, to.credentials, to.options)
-    keeper = _keep(channel, connections)
-    with contextlib.suppress(StopIteration):
-        keeper.asend(None).send(None)  # up to its yield; from now on the event loop knows it
-    health = channel.unary_unary(
-        HEALTH_CHECK, HealthCheckRequest.SerializeToString, HealthCheckResponse.FromString
-    )
-    return _Connection(
-        keeper,
-        v1.GenerationServiceStub(channel),
-        v1.ModelServiceStub(channel),
-        v1.EmbeddingServiceStub(channel),
-        health,
-    )
-
-
-async def _keep(
-    channel: grpc.aio.Channel, connections: dict[asyncio.AbstractEventLoop, _Connection]
-) -> AsyncGenerator[None, None]:
-    """Closes the channel when it is closed itself: by the client, or by the event loop's end.
-
-    That is why this is an async generator: `asyncio.run` closes those that are left when it
-    ends. Calls that outlived their loop would still get events, and gRPC would complain in the
-    next loop that theirs is closed.
-    """
-    try:
-        yield
-    finally:
-        connections.pop(asyncio.get_running_loop(), None)
-        await channel.close()  # and cancel its calls; their last events are still to come
-        # Where nothing else uses grpc.aio, all of it goes now, those events included. Else let
-        # them pass: an event that comes at once comes after them.
-        last = grpc.aio.insecure_channel("unix:nowhere")
-        await last.wait_for_state_change(grpc.ChannelConnectivity.SHUTDOWN)
-        await last.close()
