@@ -106,7 +106,6 @@ _DISTRIBUTIONS = {
     "grpc_channelz": {"grpcio-channelz"},
     "grpc_health": {"grpcio-health-checking"},
     "grpc_reflection": {"grpcio-reflection"},
-    "grpc_status": {"grpcio-status"},
     "huggingface_hub": {"huggingface-hub"},
     "mlx_lm": {"mlx-lm"},
     "penstock_server": {"penstock-server"},

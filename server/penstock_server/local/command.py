@@ -21,9 +21,7 @@ from penstock_server.local.engine import Engine
 from penstock_server.local.lifeline import watch_parent
 from penstock_server.local.model import EngineFactory
 from penstock_server.local.provider import LocalProvider
-
-PROVIDER = "local"
-"""What every sidecar calls its provider; the gateway has its own name for it."""
+from penstock_server.providers.sidecar import SIDECAR_PROVIDER
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -102,7 +100,7 @@ class Command:
             return 2
         telemetry.configure(settings.log)
         preload: list[str] | None = [] if args.lazy else None
-        return run(settings, lambda: [LocalProvider(PROVIDER, factories, preload)])
+        return run(settings, lambda: [LocalProvider(SIDECAR_PROVIDER, factories, preload)])
 
     def parser(self) -> argparse.ArgumentParser:
         """The command line."""
