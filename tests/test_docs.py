@@ -14,7 +14,13 @@ from penstock_server.config import GatewayConfig
 
 from tests.support.processes import ROOT, ServerProcess
 
-PAGES = ["README.md", "clients/python/README.md", "server/README.md", "sidecars/hf/README.md"]
+PAGES = [
+    "README.md",
+    "clients/python/README.md",
+    "server/README.md",
+    "sidecars/hf/README.md",
+    "sidecars/mlx/README.md",
+]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 # What a page may ask a reader to do that a test must not: set up, serve, install.

@@ -57,6 +57,7 @@ def server(directory: Path, plainly: dict[str, list[str]]) -> Iterator[ServerPro
     flags = [flag for name, path in models.items() for flag in ("--model", f"{name}={path}")]
     with mlx_sidecar(*flags) as process:
         yield process.ready()
+        assert process.stop() == 0
 
 
 @pytest.fixture(params=FLAVOURS)

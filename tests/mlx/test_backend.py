@@ -40,7 +40,7 @@ class Impatient(Job):
         pass
 
 tokens = []
-ids = loaded.tokenizer.encode_chat([{"role": "user", "content": "water " * 900}])
+ids = loaded.tokenizer.encode_chat([{"role": "user", "content": "water " * 600}])
 job = Impatient(ids, loaded.tokenizer.text_stream(), v1.Sampling(), limit=9, end=loaded.end)
 backend.decode(job, lambda token: bool(tokens.append(token)))
 assert job.looks == 3 and not tokens

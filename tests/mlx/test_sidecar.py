@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,16 @@ def test_a_quantised_model_too(
     assert plain_client.get_model("local/quantised").engine.dtype == "4-bit"
 
 
+def test_two_models_at_once_and_one_that_comes_back(
+    plain_client: penstock.Client, plainly: dict[str, list[str]]
+) -> None:
+    plain_client.unload_model("local/quantised")
+    models = ["local/tiny", "local/quantised"] * 2
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(lambda model: greedy(plain_client, PROMPTS[2], model), models))
+    assert said == [plainly["whole"][2], plainly["quantised"][2]] * 2
+
+
 def test_what_is_known_of_a_model(plain_client: penstock.Client) -> None:
     model = plain_client.get_model(MODEL)
     assert model.state == v1.MODEL_STATE_READY
@@ -64,10 +75,10 @@ def test_what_is_known_of_a_model(plain_client: penstock.Client) -> None:
     assert (model.engine.device, model.engine.dtype) == ("cpu", "float32")
 
 
-def test_seeds(client: Any) -> None:
+def test_seeds(plain_client: penstock.Client) -> None:
     def story(**options: Any) -> str:
-        settings = {"temperature": 1, "max_output_tokens": 30, **options}
-        return penstock.text_of(client.generate("Tell me a story.", model=MODEL, **settings))
+        settings = {"temperature": 1.5, "max_output_tokens": 20, **options}
+        return penstock.text_of(plain_client.generate(PROMPTS[2], model=MODEL, **settings))
 
     assert story(seed=1) == story(seed=1)
     assert len({story(seed=seed) for seed in (1, 2, 2**63 - 1)}) > 1
@@ -78,9 +89,7 @@ def test_the_models_own_sampling_is_the_default(plain_client: penstock.Client) -
     # The embedded model's generation_config: temperature 0.6, top_p 0.9.
     def story(**options: Any) -> str:
         return penstock.text_of(
-            plain_client.generate(
-                "Tell me a story.", model=MODEL, seed=3, max_output_tokens=30, **options
-            )
+            plain_client.generate(PROMPTS[2], model=MODEL, seed=3, max_output_tokens=30, **options)
         )
 
     assert story() == story(temperature=0.6, top_p=0.9)

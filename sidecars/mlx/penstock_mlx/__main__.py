@@ -9,12 +9,13 @@ from penstock_server.local.command import Command, ModelSpec
 from penstock_server.local.engine import Engine
 from penstock_server.local.serial import SerialEngine
 
+from penstock_mlx import runtime
 from penstock_mlx.backend import MLXBackend
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the sidecar; returns the process's exit code."""
-    return COMMAND.main(argv)
+    """Run the sidecar; returns the process's exit code, or ends the process with it."""
+    return runtime.leave(COMMAND.main(argv))
 
 
 def _make_engine(spec: ModelSpec, name: str, max_waiting: int) -> Engine:

@@ -42,7 +42,7 @@ _REASONS: Sequence[Reason] = (
         "it brings Python code of its own; start with --trust-remote-code if you trust it",
     ),
     Reason("ValueError", "Model type", _UNSUPPORTED, "mlx-lm runs no model of its architecture"),
-    Reason("ValueError", "nsupported", _UNSUPPORTED, "mlx-lm does not read its quantisation"),
+    Reason("ValueError", "supported", _UNSUPPORTED, "mlx-lm does not read its quantisation"),
     Reason("ValueError", "parameters", _UNSUPPORTED, _OTHER_WEIGHTS),  # missing, or not in model
     Reason("ValueError", "shape", _UNSUPPORTED, _OTHER_WEIGHTS),
     Reason("RuntimeError", "safetensors", _UNAVAILABLE, "its weights are damaged; copy them anew"),

@@ -1,12 +1,14 @@
-"""mlx itself, made ready before any model is loaded: its device, its BLAS, its side effects.
+"""mlx itself, from before any model is loaded to the process's end: its device, BLAS, oddities.
 
 Nothing about models. This module imports mlx only when it is asked to prepare it.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ from penstock_server.telemetry import log
 _OPENBLAS = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
 """Debian's and most others' name, Fedora's one with threads, and the development package's."""
 
+_prepared = False
+
 
 def prepare(device: str, threads: int) -> None:
     """Import mlx and mlx-lm for this thread: on a device, with as fast a BLAS as there is.
@@ -28,6 +32,8 @@ def prepare(device: str, threads: int) -> None:
     To be called before anything else imports them, since both look around once, when they are
     imported. Raises SIDECAR_UNAVAILABLE where there is no such device.
     """
+    global _prepared
+    _prepared = True
     if sys.platform == "linux":  # on macOS, mlx uses Apple's own
         use_openblas(threads)
     import mlx.core as mx
@@ -45,6 +51,21 @@ def prepare(device: str, threads: int) -> None:
         mx.set_wired_limit(int(wired))
     with _limits_kept():
         import mlx_lm.generate  # noqa: F401
+
+
+def leave(code: int) -> int:
+    """End the process with an exit code, at once, where mlx is in it; else return the code.
+
+    When a thread ends that has used mlx, mlx needs Python once more to forget its functions. If
+    Python is going down by then, which it does not wait for such threads to do, it ends the
+    thread in the middle of that, which aborts the process (before Python 3.14).
+    """
+    if _prepared:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 @cache
