@@ -107,6 +107,7 @@ def sidecar_command(settings: SidecarSettings, address: str, config: GatewayConf
     command += ["--max-queue", str(settings.max_queue)]
     command += ["--log-format", config.log.format, "--log-level", config.log.level]
     command += ["--set", f"limits.max_message_bytes={config.limits.max_message_bytes}"]
+    command += ["--set", "shutdown.notice=0"]  # nobody but the gateway calls it
     if settings.threads:
         command += ["--threads", str(settings.threads)]
     if settings.trust_remote_code:
