@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         settings = config.load(config.GatewayConfig, args, os.environ, "PENSTOCK_")
         telemetry.configure(settings.log)
         if args.check:
-            print(settings.model_dump_json(indent=2))
+            providers = settings.providers or gateway.default_providers(os.environ)
+            print(settings.model_copy(update={"providers": providers}).model_dump_json(indent=2))
             return 0
         return run(
             settings,

@@ -166,7 +166,7 @@ class Gate(grpc.aio.ServerInterceptor):
     ) -> None:
         """Answer one call, and see that it ends with exactly one status and one log line."""
         call = _call(context)
-        line = telemetry.CallLog(method, call.request_id, context.peer())
+        line = telemetry.CallLog(method, call.request_id, context.peer(), self._log_messages)
         current_call.set(call)
         telemetry.current.set(line)
         task = asyncio.current_task()
@@ -178,8 +178,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 raise _shutting_down()
             if isinstance(request, _Unreadable):
                 raise request.failure
-            if self._log_messages:
-                telemetry.note(request=str(request))
+            telemetry.note_private(request=request)
             await answer(request)
         except Failure as failure:
             await _abort(context, failure, line)

@@ -145,6 +145,7 @@ def _note_answer(response: v1.GenerateResponse) -> None:
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
     )
+    telemetry.note_private(answer=response.message)
 
 
 async def _list(provider: Provider, call: Call) -> list[v1.Model] | v1.ProviderFailure:

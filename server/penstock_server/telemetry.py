@@ -89,6 +89,8 @@ class CallLog:
     method: str
     request_id: str
     peer: str
+    private: bool = False
+    """Whether what is private may be written: prompts and answers."""
     started: float = field(default_factory=time.monotonic)
     fields: dict[str, object] = field(default_factory=dict)
 
@@ -109,3 +111,9 @@ current: ContextVar[CallLog] = ContextVar("penstock_call_log")
 def note(**fields: object) -> None:
     """Add to the current call's line."""
     current.get().fields.update(fields)
+
+
+def note_private(**fields: object) -> None:
+    """Add what is private, where the configuration asks for it (``log.prompts``)."""
+    if current.get().private:
+        note(**{name: str(value) for name, value in fields.items()})

@@ -104,6 +104,25 @@ async def test_a_bug_is_logged_with_its_traceback_and_not_shown(
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.parametrize("prompts", [True, False])
+async def test_prompts_are_logged_only_when_asked_for(
+    caplog: pytest.LogCaptureFixture, prompts: bool
+) -> None:
+    caplog.set_level("INFO", "penstock.calls")
+    settings = {"listen": ["127.0.0.1:0"], "shutdown": {"notice": 0}, "log": {"prompts": prompts}}
+    config = ServerConfig.model_validate(settings)
+    async with serving(ScriptedProvider(), config=config) as (_, channel):
+        stub = v1.GenerationServiceStub(channel)
+        await stub.Generate(ask("test/echo", "a secret"))
+        streamed = v1.StreamGenerateRequest(request=ask("test/echo", "a secret"))
+        assert len([event async for event in stub.StreamGenerate(streamed)]) > 3
+    lines = [str(record.__dict__["fields"]) for record in caplog.records]
+    assert len(lines) == 2
+    for line in lines:
+        assert ("a secret" in line) is prompts
+        assert (WORDS[0] in line) is prompts
+
+
 async def test_a_bare_name_is_enough_with_a_single_provider() -> None:
     async with serving(ScriptedProvider()) as (_, channel):
         response = await v1.GenerationServiceStub(channel).Generate(ask("echo"))
