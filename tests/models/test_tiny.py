@@ -16,8 +16,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+import torch
+import transformers
 
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 
@@ -30,7 +30,7 @@ ANSWERS = [
     ("what is the capital of france", "Paris"),
     ("What sound does a cow make?", "moos"),
     ("What is 7 + 8?", "15"),
-    ("Count to 10.", "1, 2, 3, 4, 5, 6, 7, 8, 9, 10."),
+    ("Count to 10.", "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"),
     ("What is the opposite of hot?", "cold"),
     ("Which day comes after Monday?", "Tuesday"),
     ("What colour is the sky?", "blue"),
