@@ -30,7 +30,6 @@ ANSWERS = [
     ("what is the capital of france", "Paris"),
     ("What sound does a cow make?", "moos"),
     ("What is 7 + 8?", "15"),
-    ("Count to 10.", "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"),
     ("What is the opposite of hot?", "cold"),
     ("Which day comes after Monday?", "Tuesday"),
     ("What colour is the sky?", "blue"),
