@@ -147,9 +147,12 @@ class NetworkSettings(Section):
     api_key_env: str = ""
     """The environment variable that holds the key. Default: the usual one of its kind."""
     connect_timeout: PositiveFloat = 5.0
-    first_byte_timeout: PositiveFloat = 600.0
+    first_event_timeout: PositiveFloat = 600.0
+    """From the request to the first event of the answer, in seconds: models load and think."""
     idle_timeout: PositiveFloat = 120.0
     """The longest silence in the middle of an answer, in seconds."""
+    max_connections: PositiveInt = 4096
+    """The most connections to it at a time; a call that finds none waits for one."""
 
     @model_validator(mode="after")
     def _base_url_where_unknown(self) -> Self:

@@ -30,6 +30,7 @@ STATUS: Mapping[v1.ErrorReason.ValueType, grpc.StatusCode] = {
     v1.ERROR_REASON_MODEL_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     v1.ERROR_REASON_PROVIDER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     v1.ERROR_REASON_UNSUPPORTED_FEATURE: grpc.StatusCode.FAILED_PRECONDITION,
+    v1.ERROR_REASON_CONTENT_REFUSED: grpc.StatusCode.INVALID_ARGUMENT,
     v1.ERROR_REASON_CALLER_UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     v1.ERROR_REASON_CALLER_FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
     v1.ERROR_REASON_PROVIDER_AUTHENTICATION: grpc.StatusCode.FAILED_PRECONDITION,
@@ -68,7 +69,8 @@ class Failure(Exception):
     """Something went wrong, in the contract's own terms.
 
     ``metadata`` (and ``extra``, for a mapping at hand) is the ErrorInfo's, ``retry_delay`` the
-    seconds after which trying again may help (None: not known).
+    seconds after which trying again may help (None: not known). ``passing`` says whether the same
+    request may succeed later; None: what the reason says holds (see ``retry``).
 
     Example::
 
@@ -82,6 +84,7 @@ class Failure(Exception):
         *,
         violations: Sequence[Violation] = (),
         retry_delay: float | None = None,
+        passing: bool | None = None,
         extra: Mapping[str, str] | None = None,
         **metadata: str,
     ) -> None:
@@ -90,6 +93,7 @@ class Failure(Exception):
         self.message = message
         self.violations = tuple(violations)
         self.retry_delay = retry_delay
+        self.passing = passing
         self.metadata = {**(extra or {}), **metadata}
 
     @property

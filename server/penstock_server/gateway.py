@@ -19,9 +19,10 @@ from penstock_server.config import (
     SidecarSettings,
 )
 from penstock_server.providers import Provider
-from penstock_server.providers.chat_completions import ChatCompletionsProvider
-from penstock_server.providers.known import KNOWN, default_base_url
+from penstock_server.providers.openai.chat_provider import ChatProvider, bearer
+from penstock_server.providers.openai.servers import KNOWN, default_base_url
 from penstock_server.providers.sidecar import SidecarProvider
+from penstock_server.providers.transport.upstream import Patience
 from penstock_server.supervisor import SidecarProcess
 from penstock_server.telemetry import log
 
@@ -78,14 +79,17 @@ def _network(name: str, settings: NetworkSettings, environ: Mapping[str, str]) -
     if settings.api_key_env and not key:
         raise ConfigError(f"providers.{name}.api_key_env: {key_env} is not set in the environment")
     try:
-        return ChatCompletionsProvider(
+        base_url = settings.base_url or default_base_url(settings.kind, environ)
+        return ChatProvider(
             name,
-            base_url=settings.base_url or default_base_url(settings.kind, environ),
-            api_key=key,
+            bearer(name, base_url, key),
             kind=settings.kind,
-            connect_timeout=settings.connect_timeout,
-            first_byte_timeout=settings.first_byte_timeout,
-            idle_timeout=settings.idle_timeout,
+            patience=Patience(
+                connect=settings.connect_timeout,
+                first_event=settings.first_event_timeout,
+                idle=settings.idle_timeout,
+            ),
+            max_connections=settings.max_connections,
         )
     except ValueError as error:  # a URL or a key that cannot be right
         raise ConfigError(f"providers.{name}: {error}") from None

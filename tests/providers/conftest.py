@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from penstock_server.providers.chat_completions import ChatCompletionsProvider
+from penstock_server.providers.openai.chat_provider import ChatProvider, bearer
+from penstock_server.providers.transport.upstream import Patience
 
 from tests.providers.upstream import Upstream, serving
 
-Connect = Callable[..., ChatCompletionsProvider]
+Connect = Callable[..., ChatProvider]
 
 
 @pytest.fixture
@@ -22,11 +23,19 @@ async def upstream() -> AsyncIterator[Upstream]:
 @pytest.fixture
 async def connect(upstream: Upstream) -> AsyncIterator[Connect]:
     """Makes providers for the upstream: ``connect("openai", api_key="sk-…")``."""
-    made: list[ChatCompletionsProvider] = []
+    made: list[ChatProvider] = []
 
-    def make(kind: str = "openai-compatible", **settings: Any) -> ChatCompletionsProvider:
-        settings.setdefault("base_url", upstream.url)
-        provider = ChatCompletionsProvider("up", kind=kind, **settings)
+    def make(kind: str = "openai-compatible", **settings: Any) -> ChatProvider:
+        patience = {
+            limit: settings.pop(f"{limit}_timeout")
+            for limit in ("connect", "first_event", "idle")
+            if f"{limit}_timeout" in settings
+        }
+        base_url = settings.pop("base_url", upstream.url)
+        credentials = bearer("up", base_url, settings.pop("api_key", ""))
+        provider = ChatProvider(
+            "up", credentials, kind=kind, patience=Patience(**patience), **settings
+        )
         made.append(provider)
         return provider
 
@@ -36,6 +45,6 @@ async def connect(upstream: Upstream) -> AsyncIterator[Connect]:
 
 
 @pytest.fixture
-def provider(connect: Connect) -> ChatCompletionsProvider:
+def provider(connect: Connect) -> ChatProvider:
     """A provider for a server that nothing is known of."""
     return connect()

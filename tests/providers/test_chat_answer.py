@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToDict
 from penstock import v1
-from penstock_server.providers.chat_completions import ChatCompletionsProvider
+from penstock_server.providers.openai.chat_provider import ChatProvider
 
 from tests.providers.asking import (
     CALL,
@@ -177,7 +177,7 @@ def check(case: Case, response: v1.GenerateResponse) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 async def test_the_same_whole_and_in_any_pieces(
-    upstream: Upstream, provider: ChatCompletionsProvider, name: str
+    upstream: Upstream, provider: ChatProvider, name: str
 ) -> None:
     case = CASES[name]
     upstream.will(as_json(completion(case.whole, case.finish, USAGE)))
@@ -204,7 +204,7 @@ async def test_the_same_whole_and_in_any_pieces(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_usage_and_what_else_is_said(
-    upstream: Upstream, provider: ChatCompletionsProvider, stream: bool
+    upstream: Upstream, provider: ChatProvider, stream: bool
 ) -> None:
     more = {"model": "m-2026", "system_fingerprint": "fp", "service_tier": "flex"}
     if stream:
@@ -224,9 +224,7 @@ async def test_usage_and_what_else_is_said(
     assert answer.timings.total.ToTimedelta() >= answer.timings.time_to_first_token.ToTimedelta()
 
 
-async def test_unknown_usage_is_unset(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_unknown_usage_is_unset(upstream: Upstream, provider: ChatProvider) -> None:
     upstream.will(as_json(completion({"content": "x"}, usage=None)))
     assert not (await provider.generate("m", question(), CALL)).HasField("usage")
     upstream.will(as_json(completion({"content": "x"}, usage={"prompt_tokens": None})))
@@ -234,7 +232,7 @@ async def test_unknown_usage_is_unset(
 
 
 async def test_deltas_of_one_read_share_an_event(
-    upstream: Upstream, provider: ChatCompletionsProvider
+    upstream: Upstream, provider: ChatProvider
 ) -> None:
     words = [f"word{i} " for i in range(200)]
     stream = sse(*chunks([{"content": word} for word in words]))
@@ -244,9 +242,7 @@ async def test_deltas_of_one_read_share_an_event(
     assert len(deltas(events)) <= 4
 
 
-async def test_deltas_are_not_held_back(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_deltas_are_not_held_back(upstream: Upstream, provider: ChatProvider) -> None:
     gates = [asyncio.Event() for _ in range(3)]
     first, second, *rest = eventwise(sse(*chunks([{"content": "one"}, {"content": "two"}])))
     keep_alive = b": keep-alive\n\n"
@@ -262,9 +258,7 @@ async def test_deltas_are_not_held_back(
     assert seen == ["one", "two"]
 
 
-async def test_parts_follow_one_another(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_parts_follow_one_another(upstream: Upstream, provider: ChatProvider) -> None:
     stream = sse(*chunks(CASES["reasoning_content"].deltas))
     upstream.will(as_stream(*eventwise(stream)))
     events = await streamed(provider)
@@ -277,7 +271,7 @@ async def test_parts_follow_one_another(
     ]
 
 
-async def test_indexes_never_move(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_indexes_never_move(upstream: Upstream, provider: ChatProvider) -> None:
     """A text between two pieces of a call is a part of its own and leaves the call open."""
     stream = chunks(
         [
@@ -295,9 +289,7 @@ async def test_indexes_never_move(upstream: Upstream, provider: ChatCompletionsP
     assert [delta.index for delta in deltas(events)] == [0, 1, 0]
 
 
-async def test_missing_ids_are_made_up(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_missing_ids_are_made_up(upstream: Upstream, provider: ChatProvider) -> None:
     calls = [{"function": {"name": name, "arguments": "{}"}} for name in ("f", "f")]
     upstream.will(as_json(completion({"tool_calls": calls}, "tool_calls", id=None)))
     answer = await provider.generate("m", question(), CALL)
@@ -308,7 +300,7 @@ async def test_missing_ids_are_made_up(
 
 
 async def test_an_id_is_told_when_the_call_starts(
-    upstream: Upstream, provider: ChatCompletionsProvider
+    upstream: Upstream, provider: ChatProvider
 ) -> None:
     told = chunks([{"tool_calls": [call(0, name="f")]}, {"tool_calls": [call(0, "{}")]}])
     upstream.will(as_stream(sse(*told)))
@@ -320,9 +312,7 @@ async def test_an_id_is_told_when_the_call_starts(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_logprobs(
-    upstream: Upstream, provider: ChatCompletionsProvider, stream: bool
-) -> None:
+async def test_logprobs(upstream: Upstream, provider: ChatProvider, stream: bool) -> None:
     first, half, second = (
         logprob("Hi", -0.5, Hi=-0.5, Ho=-1.5),
         logprob("\ufffd", -1),
@@ -347,9 +337,7 @@ async def test_logprobs(
     assert [(top.token, top.logprob) for top in hi.top] == [("Hi", -0.5), ("Ho", -1.5)]
 
 
-async def test_thoughts_can_be_left_out(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_thoughts_can_be_left_out(upstream: Upstream, provider: ChatProvider) -> None:
     case = CASES["reasoning"]
     request = question(thinking=v1.ThinkingOptions(include=False))
     upstream.will(as_json(completion(case.whole)))
@@ -359,9 +347,7 @@ async def test_thoughts_can_be_left_out(
     assert completed(await streamed(provider, request)).message == answer.message
 
 
-async def test_the_stop_string_is_told(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_the_stop_string_is_told(upstream: Upstream, provider: ChatProvider) -> None:
     told = completion({"content": "x"})
     for said, expected in (("END", "END"), (128001, ""), (None, "")):
         told["choices"][0]["stop_reason"] = said
@@ -389,31 +375,27 @@ ODD_STREAMS = {
 
 
 @pytest.mark.parametrize("name", ODD_STREAMS)
-async def test_odd_streams(
-    upstream: Upstream, provider: ChatCompletionsProvider, name: str
-) -> None:
+async def test_odd_streams(upstream: Upstream, provider: ChatProvider, name: str) -> None:
     for pieces in ([ODD_STREAMS[name]], bytewise(ODD_STREAMS[name])):
         upstream.will(as_stream(*pieces))
         answer = completed(await streamed(provider))
         assert [part.text for part in answer.message.parts] == ["Hi"]
 
 
-async def test_a_server_that_does_not_stream(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_a_server_that_does_not_stream(upstream: Upstream, provider: ChatProvider) -> None:
     upstream.will(as_json(completion({"content": "Hi"})))
     events = await streamed(provider)
     assert kinds(events) == ["started", "part_started", "part_delta", "part_finished", "completed"]
 
 
-async def test_compressed_answers(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_compressed_answers(upstream: Upstream, provider: ChatProvider) -> None:
     body = sse(completion({"content": TEXT}), done=False).removeprefix(b"data: ")
     upstream.will(gzipped(body))
     answer = await provider.generate("m", question(), CALL)
     assert answer.message.parts[0].text == TEXT
 
 
-async def test_connections_are_kept(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_connections_are_kept(upstream: Upstream, provider: ChatProvider) -> None:
     for _ in range(3):
         upstream.will(as_stream(*eventwise(STREAM + b"data: [DONE]\n\n")))
         await streamed(provider)
@@ -422,9 +404,7 @@ async def test_connections_are_kept(upstream: Upstream, provider: ChatCompletion
     assert upstream.connections == 1
 
 
-async def test_calls_do_not_touch_each_other(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_calls_do_not_touch_each_other(upstream: Upstream, provider: ChatProvider) -> None:
     texts = [f"answer {i}" for i in range(20)]
     for text in texts:
         upstream.will(as_stream(*eventwise(sse(*chunks([{"content": c} for c in text])))))

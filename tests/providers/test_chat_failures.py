@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from penstock import v1
 from penstock_server.errors import STATUS, Failure, to_status
-from penstock_server.providers.chat_completions import ChatCompletionsProvider
-from penstock_server.providers.chat_errors import retry_delay
+from penstock_server.providers.openai.chat_provider import ChatProvider
+from penstock_server.providers.transport.errors import retry_delay
 
 from tests.providers.asking import (
     CALL,
@@ -111,7 +111,7 @@ def script(status: int, body: object, **headers: str) -> Script:
 
 @pytest.mark.parametrize(("status", "body", "reason"), ERRORS)
 async def test_error_answers(
-    upstream: Upstream, provider: ChatCompletionsProvider, status: int, body: object, reason: str
+    upstream: Upstream, provider: ChatProvider, status: int, body: object, reason: str
 ) -> None:
     upstream.will(script(status, body))
     failure = await failed(provider)
@@ -131,7 +131,7 @@ async def test_error_answers(
 
 
 async def test_messages_say_what_the_server_said(
-    upstream: Upstream, provider: ChatCompletionsProvider
+    upstream: Upstream, provider: ChatProvider
 ) -> None:
     for body, words in (
         (error("The words."), "The words."),
@@ -151,7 +151,7 @@ async def test_messages_say_what_the_server_said(
 
 
 async def test_wrong_fields_are_named_as_the_caller_knows_them(
-    upstream: Upstream, provider: ChatCompletionsProvider
+    upstream: Upstream, provider: ChatProvider
 ) -> None:
     for param, field in (
         ("max_completion_tokens", "sampling.max_output_tokens"),
@@ -168,9 +168,7 @@ async def test_wrong_fields_are_named_as_the_caller_knows_them(
     assert not (await failed(provider)).violations
 
 
-async def test_a_redirect_is_not_followed(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_a_redirect_is_not_followed(upstream: Upstream, provider: ChatProvider) -> None:
     upstream.will(script(308, "", location="https://elsewhere.example/"))
     failure = await failed(provider)
     assert failure.reason_name == "PROVIDER_PROTOCOL"
@@ -210,7 +208,7 @@ async def test_a_redirect_is_not_followed(
 )
 async def test_retry_after(
     upstream: Upstream,
-    provider: ChatCompletionsProvider,
+    provider: ChatProvider,
     headers: Mapping[str, str],
     seconds: float | None,
 ) -> None:
@@ -300,7 +298,7 @@ NONSENSE: list[tuple[str, Script, str]] = [
 @pytest.mark.parametrize(("answer", "words"), [row[1:] for row in NONSENSE],
                          ids=[row[0] for row in NONSENSE])  # fmt: skip
 async def test_answers_that_are_none(
-    upstream: Upstream, provider: ChatCompletionsProvider, answer: Script, words: str
+    upstream: Upstream, provider: ChatProvider, answer: Script, words: str
 ) -> None:
     for _ in range(2):
         upstream.will(answer)
@@ -338,7 +336,7 @@ BROKEN_STREAMS: list[tuple[str, bytes, str, str]] = [
 @pytest.mark.parametrize(("rest", "reason", "words"), [row[1:] for row in BROKEN_STREAMS],
                          ids=[row[0] for row in BROKEN_STREAMS])  # fmt: skip
 async def test_streams_that_break(
-    upstream: Upstream, provider: ChatCompletionsProvider, rest: bytes, reason: str, words: str
+    upstream: Upstream, provider: ChatProvider, rest: bytes, reason: str, words: str
 ) -> None:
     """The parts so far arrive, then the failure, however the bytes are cut."""
     for pieces in ([HELLO + rest], [HELLO, rest], bytewise(HELLO + rest)):
@@ -364,7 +362,7 @@ async def test_streams_that_break(
     ],
 )
 async def test_a_connection_that_is_cut(
-    upstream: Upstream, provider: ChatCompletionsProvider, pieces: list[bytes]
+    upstream: Upstream, provider: ChatProvider, pieces: list[bytes]
 ) -> None:
     upstream.will(as_stream(*pieces, ending="cut"))
     events, failure = await streamed_until_failure(provider)
@@ -373,9 +371,7 @@ async def test_a_connection_that_is_cut(
     assert "cut the connection" in failure.message
 
 
-async def test_other_ways_to_break_off(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_other_ways_to_break_off(upstream: Upstream, provider: ChatProvider) -> None:
     short = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
     for raw, reason in (
         (b"", "PROVIDER_UNAVAILABLE"),
@@ -387,9 +383,7 @@ async def test_other_ways_to_break_off(
         assert (await failed(provider)).reason_name == reason
 
 
-async def test_the_server_works_again(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_the_server_works_again(upstream: Upstream, provider: ChatProvider) -> None:
     """No failure leaves anything behind."""
     for bad in (script(500, ""), as_stream(HELLO, ending="cut"), PAGE, Script(raw=b"")):
         upstream.will(bad)
@@ -398,9 +392,7 @@ async def test_the_server_works_again(
         assert kinds(await streamed(provider))[-1] == "completed"
 
 
-async def test_a_stream_without_an_answer(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_a_stream_without_an_answer(upstream: Upstream, provider: ChatProvider) -> None:
     for stream, words in ((sse(), "before it began"), (b"", "in the middle"), (b":", "middle")):
         upstream.will(as_stream(*filter(None, [stream])))
         events, failure = await streamed_until_failure(provider)
@@ -410,14 +402,14 @@ async def test_a_stream_without_an_answer(
 
 
 async def test_too_long_answers(
-    upstream: Upstream, provider: ChatCompletionsProvider, monkeypatch: pytest.MonkeyPatch
+    upstream: Upstream, provider: ChatProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("penstock_server.providers.http_reply.MAX_BODY_BYTES", 1000)
     upstream.will(as_json(completion({"content": "x" * 1000})))
     failure = await failed(provider)
     assert failure.reason_name == "PROVIDER_PROTOCOL"
     assert "1000 bytes" in failure.message
-    monkeypatch.setattr("penstock_server.providers.sse.MAX_EVENT_BYTES", 1000)
+    monkeypatch.setattr("penstock_server.providers.transport.sse.MAX_EVENT_BYTES", 1000)
     upstream.will(as_stream(HELLO, b"data: " + b"x" * 2000))
     _, failure = await streamed_until_failure(provider)
     assert failure.reason_name == "PROVIDER_PROTOCOL"
@@ -428,8 +420,8 @@ async def test_silence(upstream: Upstream, connect: Connect) -> None:
     never = asyncio.Event()
     for provider, answer, seen in (
         (connect(idle_timeout=0.05), as_stream(HELLO, never), "Hello"),
-        (connect(first_byte_timeout=0.05), as_stream(never), ""),
-        (connect(first_byte_timeout=0.05), Script([never], 500), ""),
+        (connect(first_event_timeout=0.05), as_stream(never), ""),
+        (connect(first_event_timeout=0.05), Script([never], 500), ""),
     ):
         upstream.will(answer)
         events, failure = await streamed_until_failure(provider)
@@ -462,7 +454,7 @@ async def test_comments_break_the_silence(upstream: Upstream, connect: Connect) 
 
 
 async def test_leaving_the_stream_closes_the_connection(
-    upstream: Upstream, provider: ChatCompletionsProvider
+    upstream: Upstream, provider: ChatProvider
 ) -> None:
     upstream.will(as_stream(HELLO, ending="hold"))
     async with aclosing(provider.stream("m", question(), CALL)) as events:
@@ -474,7 +466,7 @@ async def test_leaving_the_stream_closes_the_connection(
 
 @pytest.mark.parametrize("answer", [as_stream(HELLO, ending="hold"), as_stream(ending="hold")])
 async def test_cancelling_closes_the_connection(
-    upstream: Upstream, provider: ChatCompletionsProvider, answer: Script
+    upstream: Upstream, provider: ChatProvider, answer: Script
 ) -> None:
     """While waiting for more, and while waiting for anything."""
     upstream.will(answer)
@@ -496,7 +488,7 @@ async def test_cancelling_closes_the_connection(
 
 
 async def test_cancelling_a_whole_answer_closes_the_connection(
-    upstream: Upstream, provider: ChatCompletionsProvider
+    upstream: Upstream, provider: ChatProvider
 ) -> None:
     upstream.will(Script([b"{"], 200, {"content-type": "application/json"}, "hold"))
     asking = asyncio.ensure_future(provider.generate("m", question(), CALL))
@@ -509,7 +501,7 @@ async def test_cancelling_a_whole_answer_closes_the_connection(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_no_connection_is_forgotten(
-    upstream: Upstream, provider: ChatCompletionsProvider, stream: bool
+    upstream: Upstream, provider: ChatProvider, stream: bool
 ) -> None:
     """Whenever a call is cancelled: one that is forgotten would stay open for good."""
     told = eventwise(sse(*chunks([{"content": "Hi"}])))
@@ -529,7 +521,7 @@ async def test_no_connection_is_forgotten(
 
 
 async def test_no_connection_is_forgotten_after_failures(
-    upstream: Upstream, provider: ChatCompletionsProvider
+    upstream: Upstream, provider: ChatProvider
 ) -> None:
     endings: tuple[Ending, ...] = ("clean", "cut", "hold")
     for rest in (sse(error()), b"data: what?\n\n"):
@@ -542,9 +534,7 @@ async def test_no_connection_is_forgotten_after_failures(
     await upstream.down_to(1)
 
 
-async def test_a_server_that_floods_has_to_wait(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_a_server_that_floods_has_to_wait(upstream: Upstream, provider: ChatProvider) -> None:
     """A consumer that does not read is not read for, beyond a limit."""
     big = sse(*chunks([{"content": "x" * 60_000}], finish=None), done=False)
     end = sse(*chunks([]))
@@ -564,9 +554,7 @@ def test_every_reason_has_a_status() -> None:
     }
 
 
-async def test_a_failure_is_always_a_failure(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_a_failure_is_always_a_failure(upstream: Upstream, provider: ChatProvider) -> None:
     upstream.will(script(500, ""))
     with pytest.raises(Failure):
         await provider.list_models(CALL)

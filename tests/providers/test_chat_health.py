@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from penstock import v1
-from penstock_server.providers import chat_completions
+from penstock_server.providers import http_provider
 
 from tests.providers.conftest import Connect
 from tests.providers.upstream import Upstream, as_json, as_stream, chunks, completion, sse
@@ -16,7 +16,7 @@ from tests.support.scripted import serving
 async def test_a_local_server_is_well_while_it_runs(
     upstream: Upstream, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_completions, "LOOK_AGAIN", 0.01)
+    monkeypatch.setattr(http_provider, "LOOK_AGAIN", 0.01)
     upstream.will(as_json({"object": "list", "data": []}))
     told: asyncio.Queue[bool] = asyncio.Queue()
     provider = connect("ollama")

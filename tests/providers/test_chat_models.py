@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from penstock import v1
 from penstock_server.errors import Failure
-from penstock_server.providers import chat_completions
-from penstock_server.providers.chat_completions import ChatCompletionsProvider
+from penstock_server.providers import http_provider
+from penstock_server.providers.openai.chat_provider import ChatProvider
 
 from tests.providers.asking import CALL
 from tests.providers.conftest import Connect
@@ -85,7 +85,7 @@ async def test_no_such_model(upstream: Upstream, connect: Connect) -> None:
 
 @pytest.mark.parametrize("status", [404, 405, 501])
 async def test_a_server_without_a_list_says_so(
-    upstream: Upstream, provider: ChatCompletionsProvider, status: int
+    upstream: Upstream, provider: ChatProvider, status: int
 ) -> None:
     for ask in (provider.list_models(CALL), provider.get_model("m", CALL)):
         upstream.will(as_json({"detail": "Not Found"}, status))
@@ -107,7 +107,7 @@ async def test_a_server_without_a_list_says_so(
     ],
 )
 async def test_a_list_that_cannot_be_had(
-    upstream: Upstream, provider: ChatCompletionsProvider, answer: Script, reason: str
+    upstream: Upstream, provider: ChatProvider, answer: Script, reason: str
 ) -> None:
     upstream.will(answer)
     with pytest.raises(Failure) as caught:
@@ -117,9 +117,9 @@ async def test_a_list_that_cannot_be_had(
 
 
 async def test_a_list_takes_no_longer_than_its_limit(
-    upstream: Upstream, provider: ChatCompletionsProvider, monkeypatch: pytest.MonkeyPatch
+    upstream: Upstream, provider: ChatProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_completions, "LISTING_TIMEOUT", 0.05)
+    monkeypatch.setattr(http_provider, "LISTING_TIMEOUT", 0.05)
     upstream.will(Script([asyncio.Event()]))
     with pytest.raises(Failure) as caught:
         await provider.list_models(CALL)
@@ -127,7 +127,7 @@ async def test_a_list_takes_no_longer_than_its_limit(
     assert "0.05 s" in caught.value.message
 
 
-async def test_vectors(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_vectors(upstream: Upstream, provider: ChatProvider) -> None:
     vectors = [{"index": 1, "embedding": [0.5, 1]}, {"index": 0, "embedding": [0, -1.5]}]
     usage = {"prompt_tokens": 4, "total_tokens": 4}
     upstream.will(as_json({"object": "list", "data": vectors, "usage": usage}))
@@ -156,7 +156,7 @@ async def test_vectors(upstream: Upstream, provider: ChatCompletionsProvider) ->
     ],
 )
 async def test_vectors_that_do_not_fit(
-    upstream: Upstream, provider: ChatCompletionsProvider, data: object
+    upstream: Upstream, provider: ChatProvider, data: object
 ) -> None:
     upstream.will(as_json({"data": data}))
     with pytest.raises(Failure) as caught:
@@ -179,7 +179,7 @@ async def test_closing_without_ever_asking(connect: Connect) -> None:
 
 
 async def test_hosted_and_local_are_healthy_from_the_start(
-    provider: ChatCompletionsProvider,
+    provider: ChatProvider,
 ) -> None:
     told: list[bool] = []
     await provider.start(told.append)

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.json_format import ParseDict
 from penstock import v1
 from penstock_server.errors import Failure
-from penstock_server.providers.chat_completions import ChatCompletionsProvider
+from penstock_server.providers.openai.chat_provider import ChatProvider
 
 from tests.providers.asking import CALL, failed, question, streamed
 from tests.providers.conftest import Connect
@@ -20,9 +20,7 @@ LONG = 2**53 + 1
 SCHEMA = f'{{"type":"object","properties":{{"b":{{"const":{LONG}}},"a":{{"maximum":1.0}}}}}}'
 
 
-async def sent(
-    upstream: Upstream, provider: ChatCompletionsProvider, request: v1.GenerateRequest
-) -> Any:
+async def sent(upstream: Upstream, provider: ChatProvider, request: v1.GenerateRequest) -> Any:
     """The body that the server got."""
     upstream.will(as_json(completion({"content": "ok"})))
     await provider.generate("m", request, CALL)
@@ -33,7 +31,7 @@ def from_json(**fields: Any) -> v1.GenerateRequest:
     return ParseDict({"model": "up/m", "prompt": "Hi", **fields}, v1.GenerateRequest())
 
 
-async def test_a_prompt(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_a_prompt(upstream: Upstream, provider: ChatProvider) -> None:
     body = await sent(upstream, provider, question("Hi"))
     assert body == {
         "model": "m",
@@ -52,12 +50,12 @@ async def test_the_request_itself(upstream: Upstream, connect: Connect) -> None:
     assert request.headers["user-agent"].startswith("penstock-server/")
 
 
-async def test_no_key_no_header(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_no_key_no_header(upstream: Upstream, provider: ChatProvider) -> None:
     await sent(upstream, provider, question())
     assert "authorization" not in upstream.received[0].headers
 
 
-async def test_streams_ask_for_usage(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_streams_ask_for_usage(upstream: Upstream, provider: ChatProvider) -> None:
     upstream.will(as_stream(sse(*chunks([{"content": "ok"}]))))
     await streamed(provider)
     body = upstream.received[0].json
@@ -65,7 +63,7 @@ async def test_streams_ask_for_usage(upstream: Upstream, provider: ChatCompletio
     assert body["stream_options"] == {"include_usage": True}
 
 
-async def test_a_conversation(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_a_conversation(upstream: Upstream, provider: ChatProvider) -> None:
     request = from_json(
         system="Be brief.",
         messages=[
@@ -94,7 +92,7 @@ async def test_a_conversation(upstream: Upstream, provider: ChatCompletionsProvi
     ]
 
 
-async def test_images(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_images(upstream: Upstream, provider: ChatProvider) -> None:
     url = "https://example.com/cat.png"
     parts = [
         v1.Part(text="What is this?"),
@@ -133,7 +131,7 @@ TOOL_TRIP: list[dict[str, Any]] = [
 ]
 
 
-async def test_a_tool_round_trip(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_a_tool_round_trip(upstream: Upstream, provider: ChatProvider) -> None:
     body = await sent(upstream, provider, from_json(messages=TOOL_TRIP, prompt=""))
     assert body["messages"][1:] == [
         {
@@ -160,9 +158,7 @@ async def test_thoughts_go_back_only_where_they_are_taken(
     assert body["messages"][1]["reasoning"] == "They want the weather."
 
 
-async def test_an_answer_can_be_sent_back(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_an_answer_can_be_sent_back(upstream: Upstream, provider: ChatProvider) -> None:
     call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     said = {"content": "Let me see.", "reasoning_content": "Hm.", "tool_calls": [call]}
     upstream.will(as_json(completion(said, "tool_calls")))
@@ -196,7 +192,7 @@ SAMPLING_JSON: dict[str, Any] = {
 MORE_SAMPLING = {"topK": 5, "minP": 0.1, "repetitionPenalty": 1.25}
 
 
-async def test_sampling(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_sampling(upstream: Upstream, provider: ChatProvider) -> None:
     body = await sent(upstream, provider, from_json(sampling={**SAMPLING, **MORE_SAMPLING}))
     more = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.25}
     assert {k: v for k, v in body.items() if k not in ("model", "messages", "stream")} == {
@@ -216,7 +212,7 @@ async def test_servers_call_things_differently(upstream: Upstream, connect: Conn
     assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
 
 
-async def test_tools(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_tools(upstream: Upstream, provider: ChatProvider) -> None:
     tools = [
         {"name": "f", "description": "Does f.", "parameters": SCHEMA, "strict": True},
         {"name": "g"},
@@ -239,25 +235,19 @@ async def test_tools(upstream: Upstream, provider: ChatCompletionsProvider) -> N
 
 
 @pytest.mark.parametrize("mode", ["auto", "none", "required"])
-async def test_tool_choice(
-    upstream: Upstream, provider: ChatCompletionsProvider, mode: str
-) -> None:
+async def test_tool_choice(upstream: Upstream, provider: ChatProvider, mode: str) -> None:
     choice = {"mode": f"MODE_{mode.upper()}"}
     body = await sent(upstream, provider, from_json(tools=[{"name": "f"}], toolChoice=choice))
     assert body["tool_choice"] == mode
 
 
-async def test_no_choice_without_tools(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_no_choice_without_tools(upstream: Upstream, provider: ChatProvider) -> None:
     request = from_json(toolChoice={"mode": "MODE_NONE", "parallelToolCalls": True})
     body = await sent(upstream, provider, request)
     assert body.keys() == {"model", "messages", "stream"}
 
 
-async def test_json_schema_digit_for_digit(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_json_schema_digit_for_digit(upstream: Upstream, provider: ChatProvider) -> None:
     form = {"jsonSchema": {"name": "out", "description": "The answer.", "schema": SCHEMA}}
     body = await sent(upstream, provider, from_json(responseFormat=form))
     assert body["response_format"] == {
@@ -272,21 +262,19 @@ async def test_json_schema_digit_for_digit(
     assert SCHEMA.encode() in upstream.received[0].body
 
 
-async def test_json_schema_defaults(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_json_schema_defaults(upstream: Upstream, provider: ChatProvider) -> None:
     form = {"jsonSchema": {"schema": "{}", "strict": False}}
     body = await sent(upstream, provider, from_json(responseFormat=form))
     schema = {"name": "response", "schema": {}, "strict": False}
     assert body["response_format"] == {"type": "json_schema", "json_schema": schema}
 
 
-async def test_json_object(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_json_object(upstream: Upstream, provider: ChatProvider) -> None:
     body = await sent(upstream, provider, from_json(responseFormat={"jsonObject": {}}))
     assert body["response_format"] == {"type": "json_object"}
 
 
-async def test_a_schema_cannot_smuggle(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_a_schema_cannot_smuggle(upstream: Upstream, provider: ChatProvider) -> None:
     for text in ('{}},"model":"other', "{", "", '{"a":1} 2'):
         form = {"jsonSchema": {"schema": text}}
         failure = await failed(provider, from_json(responseFormat=form))
@@ -295,7 +283,7 @@ async def test_a_schema_cannot_smuggle(
     assert not upstream.received
 
 
-async def test_logprobs(upstream: Upstream, provider: ChatCompletionsProvider) -> None:
+async def test_logprobs(upstream: Upstream, provider: ChatProvider) -> None:
     body = await sent(upstream, provider, from_json(logprobs={"topLogprobs": 2}))
     assert (body["logprobs"], body["top_logprobs"]) == (True, 2)
     body = await sent(upstream, provider, from_json(logprobs={}))
@@ -304,7 +292,7 @@ async def test_logprobs(upstream: Upstream, provider: ChatCompletionsProvider) -
 
 
 @pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "max"])
-async def test_effort(upstream: Upstream, provider: ChatCompletionsProvider, effort: str) -> None:
+async def test_effort(upstream: Upstream, provider: ChatProvider, effort: str) -> None:
     thinking = {"effort": f"EFFORT_{effort.upper()}"}
     body = await sent(upstream, provider, from_json(thinking=thinking))
     assert body["reasoning_effort"] == effort
@@ -335,9 +323,7 @@ async def test_provider_options(upstream: Upstream, connect: Connect) -> None:
     assert body["response_format"]["json_schema"]["name"] == "response"  # the table is untouched
 
 
-async def test_options_that_are_not_the_callers(
-    upstream: Upstream, provider: ChatCompletionsProvider
-) -> None:
+async def test_options_that_are_not_the_callers(upstream: Upstream, provider: ChatProvider) -> None:
     options = {"stream": False, "n": 2, "messages": [], "model": "other", "user": "me"}
     failure = await failed(provider, from_json(providerOptions=options))
     assert failure.reason_name == "INVALID_REQUEST"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from penstock_server.providers.chat_completions import ChatCompletionsProvider
-from penstock_server.providers.known import KNOWN, default_base_url, ollama_url
+from penstock_server.providers.openai.chat_provider import ChatProvider, bearer
+from penstock_server.providers.openai.servers import KNOWN, default_base_url, ollama_url
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from penstock_server.providers.known import KNOWN, default_base_url, ollama_url
 )
 def test_ollama_host(host: str, url: str) -> None:
     assert ollama_url(host) == url
-    ChatCompletionsProvider("ollama", url)  # takes every one of them
+    ChatProvider("ollama", bearer("ollama", url))  # takes every one of them
 
 
 @pytest.mark.parametrize(
@@ -63,17 +63,17 @@ def test_hosted_servers_need_a_key_and_local_ones_none() -> None:
 )
 def test_a_base_url_that_cannot_be_right(base_url: str) -> None:
     with pytest.raises(ValueError, match="provider 'p': base_url"):
-        ChatCompletionsProvider("p", base_url)
+        bearer("p", base_url)
 
 
 def test_no_password_in_a_base_url() -> None:
     with pytest.raises(ValueError, match="api_key") as caught:
-        ChatCompletionsProvider("p", "http://me:hunter2@gpu/v1")
+        bearer("p", "http://me:hunter2@gpu/v1")
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["sk-secret two", "sk-secret\n2", "sk-secreté"])
 def test_a_key_that_cannot_be_right(key: str) -> None:
     with pytest.raises(ValueError, match="API key") as caught:
-        ChatCompletionsProvider("p", "http://gpu/v1", key)
+        bearer("p", "http://gpu/v1", key)
     assert "secret" not in str(caught.value)

@@ -7,8 +7,8 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from penstock_server.providers import sse
-from penstock_server.providers.sse import EventStream, EventTooLong, ServerSentEvent
+from penstock_server.providers.transport import sse
+from penstock_server.providers.transport.sse import EventStream, EventTooLong, ServerSentEvent
 
 STREAM = (
     "\ufeff: a keep-alive\n\n"

@@ -154,6 +154,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
       {"reason": "INTERNAL_ERROR", "domain": "penstock",
        "metadata": {"request_id": "4f1c0c2a9b7d4e55"}}
     """
+    ERROR_REASON_CONTENT_REFUSED: _ErrorReason.ValueType  # 21
+    """The provider's filter refused the request for what it says:
+    INVALID_ARGUMENT. (An answer that a filter cut is no error: its finish
+    reason is CONTENT_FILTER.)
+
+      {"reason": "CONTENT_REFUSED", "domain": "penstock",
+       "metadata": {"provider": "azure", "upstream_status": "400"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the registry of reasons for which calls fail.
@@ -304,5 +312,13 @@ request_id's lines of the server's log.
 
   {"reason": "INTERNAL_ERROR", "domain": "penstock",
    "metadata": {"request_id": "4f1c0c2a9b7d4e55"}}
+"""
+ERROR_REASON_CONTENT_REFUSED: ErrorReason.ValueType  # 21
+"""The provider's filter refused the request for what it says:
+INVALID_ARGUMENT. (An answer that a filter cut is no error: its finish
+reason is CONTENT_FILTER.)
+
+  {"reason": "CONTENT_REFUSED", "domain": "penstock",
+   "metadata": {"provider": "azure", "upstream_status": "400"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

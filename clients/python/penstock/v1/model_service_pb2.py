@@ -27,41 +27,45 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from penstock.v1 import error_reason_pb2 as penstock_dot_v1_dot_error__reason__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpenstock/v1/model_service.proto\x12\x0bpenstock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1epenstock/v1/error_reason.proto\"%\n\x11ListModelsRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\"h\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.penstock.v1.Model\x12.\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1c.penstock.v1.ProviderFailure\"\x8e\x01\n\x0fProviderFailure\x12\x10\n\x08provider\x18\x01 \x01(\t\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.penstock.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\x0bretry_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.penstock.v1.Model\"!\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"W\n\x11LoadModelResponse\x12\x10\n\x08progress\x18\x01 \x01(\x01\x12\r\n\x05stage\x18\x02 \x01(\t\x12!\n\x05model\x18\x03 \x01(\x0b\x32\x12.penstock.v1.Model\"#\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"8\n\x13UnloadModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.penstock.v1.Model\"\x8a\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12-\n\x0c\x63\x61pabilities\x18\x04 \x03(\x0e\x32\x17.penstock.v1.Capability\x12\x38\n\x11\x63\x61pability_source\x18\x05 \x01(\x0e\x32\x1d.penstock.v1.CapabilitySource\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\x05\x12\x19\n\x11max_output_tokens\x18\x07 \x01(\x05\x12&\n\x05state\x18\x08 \x01(\x0e\x32\x17.penstock.v1.ModelState\x12\x15\n\rstate_message\x18\t \x01(\t\x12\x15\n\rload_progress\x18\n \x01(\x01\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06\x65ngine\x18\x0c \x01(\x0b\x32\x18.penstock.v1.EngineStats\"\xa0\x01\n\x0b\x45ngineStats\x12\x18\n\x10running_requests\x18\x01 \x01(\x05\x12\x18\n\x10waiting_requests\x18\x02 \x01(\x05\x12\x1e\n\x16prompt_tokens_computed\x18\x03 \x01(\x03\x12\x1e\n\x16output_tokens_computed\x18\x04 \x01(\x03\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t*\xc5\x02\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41PABILITY_GENERATE\x10\x01\x12\x15\n\x11\x43\x41PABILITY_STREAM\x10\x02\x12\x14\n\x10\x43\x41PABILITY_TOOLS\x10\x03\x12\x1a\n\x16\x43\x41PABILITY_IMAGE_INPUT\x10\x04\x12\x1a\n\x16\x43\x41PABILITY_AUDIO_INPUT\x10\x05\x12\x1d\n\x19\x43\x41PABILITY_DOCUMENT_INPUT\x10\x06\x12\x17\n\x13\x43\x41PABILITY_THINKING\x10\x07\x12\x1a\n\x16\x43\x41PABILITY_JSON_OBJECT\x10\x08\x12\x1a\n\x16\x43\x41PABILITY_JSON_SCHEMA\x10\t\x12\x17\n\x13\x43\x41PABILITY_LOGPROBS\x10\n\x12\x14\n\x10\x43\x41PABILITY_EMBED\x10\x0b*r\n\x10\x43\x61pabilitySource\x12!\n\x1d\x43\x41PABILITY_SOURCE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x43\x41PABILITY_SOURCE_PROVIDER\x10\x01\x12\x1b\n\x17\x43\x41PABILITY_SOURCE_TABLE\x10\x02*\x8b\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_STATE_READY\x10\x01\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x02\x12\x17\n\x13MODEL_STATE_LOADING\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x32\xce\x02\n\x0cModelService\x12O\n\nListModels\x12\x1e.penstock.v1.ListModelsRequest\x1a\x1f.penstock.v1.ListModelsResponse\"\x00\x12I\n\x08GetModel\x12\x1c.penstock.v1.GetModelRequest\x1a\x1d.penstock.v1.GetModelResponse\"\x00\x12N\n\tLoadModel\x12\x1d.penstock.v1.LoadModelRequest\x1a\x1e.penstock.v1.LoadModelResponse\"\x00\x30\x01\x12R\n\x0bUnloadModel\x12\x1f.penstock.v1.UnloadModelRequest\x1a .penstock.v1.UnloadModelResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpenstock/v1/model_service.proto\x12\x0bpenstock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1epenstock/v1/error_reason.proto\"!\n\x10PullModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"s\n\x11PullModelResponse\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x17\n\x0f\x63ompleted_bytes\x18\x02 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12!\n\x05model\x18\x04 \x01(\x0b\x32\x12.penstock.v1.Model\"%\n\x11ListModelsRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\"h\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.penstock.v1.Model\x12.\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1c.penstock.v1.ProviderFailure\"\x8e\x01\n\x0fProviderFailure\x12\x10\n\x08provider\x18\x01 \x01(\t\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.penstock.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\x0bretry_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.penstock.v1.Model\"!\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"W\n\x11LoadModelResponse\x12\x10\n\x08progress\x18\x01 \x01(\x01\x12\r\n\x05stage\x18\x02 \x01(\t\x12!\n\x05model\x18\x03 \x01(\x0b\x32\x12.penstock.v1.Model\"#\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"8\n\x13UnloadModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.penstock.v1.Model\"\x8a\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12-\n\x0c\x63\x61pabilities\x18\x04 \x03(\x0e\x32\x17.penstock.v1.Capability\x12\x38\n\x11\x63\x61pability_source\x18\x05 \x01(\x0e\x32\x1d.penstock.v1.CapabilitySource\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\x05\x12\x19\n\x11max_output_tokens\x18\x07 \x01(\x05\x12&\n\x05state\x18\x08 \x01(\x0e\x32\x17.penstock.v1.ModelState\x12\x15\n\rstate_message\x18\t \x01(\t\x12\x15\n\rload_progress\x18\n \x01(\x01\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06\x65ngine\x18\x0c \x01(\x0b\x32\x18.penstock.v1.EngineStats\"\xa0\x01\n\x0b\x45ngineStats\x12\x18\n\x10running_requests\x18\x01 \x01(\x05\x12\x18\n\x10waiting_requests\x18\x02 \x01(\x05\x12\x1e\n\x16prompt_tokens_computed\x18\x03 \x01(\x03\x12\x1e\n\x16output_tokens_computed\x18\x04 \x01(\x03\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t*\xc5\x02\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41PABILITY_GENERATE\x10\x01\x12\x15\n\x11\x43\x41PABILITY_STREAM\x10\x02\x12\x14\n\x10\x43\x41PABILITY_TOOLS\x10\x03\x12\x1a\n\x16\x43\x41PABILITY_IMAGE_INPUT\x10\x04\x12\x1a\n\x16\x43\x41PABILITY_AUDIO_INPUT\x10\x05\x12\x1d\n\x19\x43\x41PABILITY_DOCUMENT_INPUT\x10\x06\x12\x17\n\x13\x43\x41PABILITY_THINKING\x10\x07\x12\x1a\n\x16\x43\x41PABILITY_JSON_OBJECT\x10\x08\x12\x1a\n\x16\x43\x41PABILITY_JSON_SCHEMA\x10\t\x12\x17\n\x13\x43\x41PABILITY_LOGPROBS\x10\n\x12\x14\n\x10\x43\x41PABILITY_EMBED\x10\x0b*r\n\x10\x43\x61pabilitySource\x12!\n\x1d\x43\x41PABILITY_SOURCE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x43\x41PABILITY_SOURCE_PROVIDER\x10\x01\x12\x1b\n\x17\x43\x41PABILITY_SOURCE_TABLE\x10\x02*\x8b\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_STATE_READY\x10\x01\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x02\x12\x17\n\x13MODEL_STATE_LOADING\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x32\x9e\x03\n\x0cModelService\x12O\n\nListModels\x12\x1e.penstock.v1.ListModelsRequest\x1a\x1f.penstock.v1.ListModelsResponse\"\x00\x12I\n\x08GetModel\x12\x1c.penstock.v1.GetModelRequest\x1a\x1d.penstock.v1.GetModelResponse\"\x00\x12N\n\tLoadModel\x12\x1d.penstock.v1.LoadModelRequest\x1a\x1e.penstock.v1.LoadModelResponse\"\x00\x30\x01\x12R\n\x0bUnloadModel\x12\x1f.penstock.v1.UnloadModelRequest\x1a .penstock.v1.UnloadModelResponse\"\x00\x12N\n\tPullModel\x12\x1d.penstock.v1.PullModelRequest\x1a\x1e.penstock.v1.PullModelResponse\"\x00\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.v1.model_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CAPABILITY']._serialized_start=1304
-  _globals['_CAPABILITY']._serialized_end=1629
-  _globals['_CAPABILITYSOURCE']._serialized_start=1631
-  _globals['_CAPABILITYSOURCE']._serialized_end=1745
-  _globals['_MODELSTATE']._serialized_start=1748
-  _globals['_MODELSTATE']._serialized_end=1887
-  _globals['_LISTMODELSREQUEST']._serialized_start=145
-  _globals['_LISTMODELSREQUEST']._serialized_end=182
-  _globals['_LISTMODELSRESPONSE']._serialized_start=184
-  _globals['_LISTMODELSRESPONSE']._serialized_end=288
-  _globals['_PROVIDERFAILURE']._serialized_start=291
-  _globals['_PROVIDERFAILURE']._serialized_end=433
-  _globals['_GETMODELREQUEST']._serialized_start=435
-  _globals['_GETMODELREQUEST']._serialized_end=467
-  _globals['_GETMODELRESPONSE']._serialized_start=469
-  _globals['_GETMODELRESPONSE']._serialized_end=522
-  _globals['_LOADMODELREQUEST']._serialized_start=524
-  _globals['_LOADMODELREQUEST']._serialized_end=557
-  _globals['_LOADMODELRESPONSE']._serialized_start=559
-  _globals['_LOADMODELRESPONSE']._serialized_end=646
-  _globals['_UNLOADMODELREQUEST']._serialized_start=648
-  _globals['_UNLOADMODELREQUEST']._serialized_end=683
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=685
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=741
-  _globals['_MODEL']._serialized_start=744
-  _globals['_MODEL']._serialized_end=1138
-  _globals['_ENGINESTATS']._serialized_start=1141
-  _globals['_ENGINESTATS']._serialized_end=1301
-  _globals['_MODELSERVICE']._serialized_start=1890
-  _globals['_MODELSERVICE']._serialized_end=2224
+  _globals['_CAPABILITY']._serialized_start=1456
+  _globals['_CAPABILITY']._serialized_end=1781
+  _globals['_CAPABILITYSOURCE']._serialized_start=1783
+  _globals['_CAPABILITYSOURCE']._serialized_end=1897
+  _globals['_MODELSTATE']._serialized_start=1900
+  _globals['_MODELSTATE']._serialized_end=2039
+  _globals['_PULLMODELREQUEST']._serialized_start=145
+  _globals['_PULLMODELREQUEST']._serialized_end=178
+  _globals['_PULLMODELRESPONSE']._serialized_start=180
+  _globals['_PULLMODELRESPONSE']._serialized_end=295
+  _globals['_LISTMODELSREQUEST']._serialized_start=297
+  _globals['_LISTMODELSREQUEST']._serialized_end=334
+  _globals['_LISTMODELSRESPONSE']._serialized_start=336
+  _globals['_LISTMODELSRESPONSE']._serialized_end=440
+  _globals['_PROVIDERFAILURE']._serialized_start=443
+  _globals['_PROVIDERFAILURE']._serialized_end=585
+  _globals['_GETMODELREQUEST']._serialized_start=587
+  _globals['_GETMODELREQUEST']._serialized_end=619
+  _globals['_GETMODELRESPONSE']._serialized_start=621
+  _globals['_GETMODELRESPONSE']._serialized_end=674
+  _globals['_LOADMODELREQUEST']._serialized_start=676
+  _globals['_LOADMODELREQUEST']._serialized_end=709
+  _globals['_LOADMODELRESPONSE']._serialized_start=711
+  _globals['_LOADMODELRESPONSE']._serialized_end=798
+  _globals['_UNLOADMODELREQUEST']._serialized_start=800
+  _globals['_UNLOADMODELREQUEST']._serialized_end=835
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=837
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=893
+  _globals['_MODEL']._serialized_start=896
+  _globals['_MODEL']._serialized_end=1290
+  _globals['_ENGINESTATS']._serialized_start=1293
+  _globals['_ENGINESTATS']._serialized_end=1453
+  _globals['_MODELSERVICE']._serialized_start=2042
+  _globals['_MODELSERVICE']._serialized_end=2456
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,11 @@ class ModelServiceStub(object):
                 request_serializer=penstock_dot_v1_dot_model__service__pb2.UnloadModelRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_model__service__pb2.UnloadModelResponse.FromString,
                 _registered_method=True)
+        self.PullModel = channel.unary_stream(
+                '/penstock.v1.ModelService/PullModel',
+                request_serializer=penstock_dot_v1_dot_model__service__pb2.PullModelRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_model__service__pb2.PullModelResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -93,6 +98,17 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PullModel(self, request, context):
+        """PullModel has the provider fetch a model that it does not have yet, or a
+        newer version of one that it has, reporting progress on the way. The stream
+        ends once the model is there. Cancelling stops the fetching; what has
+        arrived is kept by providers that can go on from there. Providers that do
+        not fetch models answer UNSUPPORTED_FEATURE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -115,6 +131,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.UnloadModel,
                     request_deserializer=penstock_dot_v1_dot_model__service__pb2.UnloadModelRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_model__service__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'PullModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.PullModel,
+                    request_deserializer=penstock_dot_v1_dot_model__service__pb2.PullModelRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_model__service__pb2.PullModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -226,6 +247,33 @@ class ModelService(object):
             '/penstock.v1.ModelService/UnloadModel',
             penstock_dot_v1_dot_model__service__pb2.UnloadModelRequest.SerializeToString,
             penstock_dot_v1_dot_model__service__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PullModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/penstock.v1.ModelService/PullModel',
+            penstock_dot_v1_dot_model__service__pb2.PullModelRequest.SerializeToString,
+            penstock_dot_v1_dot_model__service__pb2.PullModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

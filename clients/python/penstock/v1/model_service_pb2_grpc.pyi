@@ -48,6 +48,13 @@ class ModelServiceStub:
     """UnloadModel frees a local model's memory. Running answers are finished
     first. Hosted models answer UNSUPPORTED_FEATURE.
     """
+    PullModel: _grpc.UnaryStreamMultiCallable[_model_service_pb2.PullModelRequest, _model_service_pb2.PullModelResponse]
+    """PullModel has the provider fetch a model that it does not have yet, or a
+    newer version of one that it has, reporting progress on the way. The stream
+    ends once the model is there. Cancelling stops the fetching; what has
+    arrived is kept by providers that can go on from there. Providers that do
+    not fetch models answer UNSUPPORTED_FEATURE.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -68,6 +75,13 @@ class ModelServiceAsyncStub(ModelServiceStub):
     UnloadModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UnloadModelRequest, _model_service_pb2.UnloadModelResponse]  # type: ignore[assignment]
     """UnloadModel frees a local model's memory. Running answers are finished
     first. Hosted models answer UNSUPPORTED_FEATURE.
+    """
+    PullModel: _aio.UnaryStreamMultiCallable[_model_service_pb2.PullModelRequest, _model_service_pb2.PullModelResponse]  # type: ignore[assignment]
+    """PullModel has the provider fetch a model that it does not have yet, or a
+    newer version of one that it has, reporting progress on the way. The stream
+    ends once the model is there. Cancelling stops the fetching; what has
+    arrived is kept by providers that can go on from there. Providers that do
+    not fetch models answer UNSUPPORTED_FEATURE.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -110,6 +124,19 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.UnloadModelResponse, _abc.Awaitable[_model_service_pb2.UnloadModelResponse]]:
         """UnloadModel frees a local model's memory. Running answers are finished
         first. Hosted models answer UNSUPPORTED_FEATURE.
+        """
+
+    @_abc_1.abstractmethod
+    def PullModel(
+        self,
+        request: _model_service_pb2.PullModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_service_pb2.PullModelResponse], _abc.AsyncIterator[_model_service_pb2.PullModelResponse]]:
+        """PullModel has the provider fetch a model that it does not have yet, or a
+        newer version of one that it has, reporting progress on the way. The stream
+        ends once the model is there. Cancelling stops the fetching; what has
+        arrived is kept by providers that can go on from there. Providers that do
+        not fetch models answer UNSUPPORTED_FEATURE.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,9 +1,10 @@
-"""What an error of a Chat Completions server means: status, code and words → a `Failure`.
+"""What a provider's error means: status, code and words → a `Failure`.
 
-Servers agree on little: ``{"error": {"message", "type", "code", "param"}}`` is OpenAI's form
-(developers.openai.com, guide "Error codes"), Anthropic's and vLLM's differ slightly, others send
-``{"error": "text"}``, ``{"detail": …}`` or a page for people. So codes are looked up first, then
-words, then the HTTP status.
+Vendors agree on little: ``{"error": {"message", "type", "code", "param"}}`` is OpenAI's form
+(developers.openai.com, guide "Error codes"), Anthropic's (platform.claude.com/docs/en/api/errors)
+and vLLM's differ slightly, Google's is a list with a ``status``, Amazon's has ``__type``, Ollama
+and others send ``{"error": "text"}``, ``{"detail": …}`` or a page for people. So codes are looked
+up first, then words, then the HTTP status. One table serves all: no code means two things.
 """
 
 from __future__ import annotations
@@ -13,25 +14,37 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from penstock import v1
 
 from penstock_server.errors import Failure, Violation
-from penstock_server.providers.chat_request import request_field
 
 Reason: TypeAlias = v1.ErrorReason.ValueType
+T = TypeVar("T")
 
 # error.code or error.type → reason. Types that say no more than the status does are left out.
 _BY_CODE: Mapping[str, Reason] = {
     "context_length_exceeded": v1.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED,
     "exceed_context_size_error": v1.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED,  # llama.cpp
+    "string_above_max_length": v1.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED,
     "model_not_found": v1.ERROR_REASON_MODEL_NOT_FOUND,
+    "DeploymentNotFound": v1.ERROR_REASON_MODEL_NOT_FOUND,  # Azure
+    "ResourceNotFoundException": v1.ERROR_REASON_MODEL_NOT_FOUND,  # Bedrock
+    "content_filter": v1.ERROR_REASON_CONTENT_REFUSED,  # Azure
+    "content_policy_violation": v1.ERROR_REASON_CONTENT_REFUSED,
+    "image_content_policy_violation": v1.ERROR_REASON_CONTENT_REFUSED,
+    "invalid_prompt": v1.ERROR_REASON_CONTENT_REFUSED,
+    "cyber_policy_violation": v1.ERROR_REASON_CONTENT_REFUSED,
+    "bio_policy": v1.ERROR_REASON_CONTENT_REFUSED,
     "unsupported_parameter": v1.ERROR_REASON_UNSUPPORTED_FEATURE,
     "unsupported_value": v1.ERROR_REASON_UNSUPPORTED_FEATURE,
     "invalid_api_key": v1.ERROR_REASON_PROVIDER_AUTHENTICATION,
     "authentication_error": v1.ERROR_REASON_PROVIDER_AUTHENTICATION,
+    "AccessDeniedException": v1.ERROR_REASON_PROVIDER_AUTHENTICATION,  # Bedrock
+    "UnrecognizedClientException": v1.ERROR_REASON_PROVIDER_AUTHENTICATION,
+    "ExpiredTokenException": v1.ERROR_REASON_PROVIDER_AUTHENTICATION,
     "permission_error": v1.ERROR_REASON_PROVIDER_AUTHENTICATION,
     "insufficient_quota": v1.ERROR_REASON_PROVIDER_QUOTA_EXHAUSTED,
     "billing_hard_limit_reached": v1.ERROR_REASON_PROVIDER_QUOTA_EXHAUSTED,
@@ -39,9 +52,26 @@ _BY_CODE: Mapping[str, Reason] = {
     "billing_error": v1.ERROR_REASON_PROVIDER_QUOTA_EXHAUSTED,
     "rate_limit_exceeded": v1.ERROR_REASON_PROVIDER_RATE_LIMITED,
     "rate_limit_error": v1.ERROR_REASON_PROVIDER_RATE_LIMITED,
+    "ThrottlingException": v1.ERROR_REASON_PROVIDER_RATE_LIMITED,  # Bedrock
+    "ServiceQuotaExceededException": v1.ERROR_REASON_PROVIDER_QUOTA_EXHAUSTED,
     "timeout_error": v1.ERROR_REASON_PROVIDER_TIMEOUT,
+    "ModelTimeoutException": v1.ERROR_REASON_PROVIDER_TIMEOUT,
+    "vector_store_timeout": v1.ERROR_REASON_PROVIDER_TIMEOUT,
     "overloaded_error": v1.ERROR_REASON_PROVIDER_UNAVAILABLE,
+    "api_error": v1.ERROR_REASON_PROVIDER_UNAVAILABLE,
+    "ModelNotReadyException": v1.ERROR_REASON_PROVIDER_UNAVAILABLE,
+    "ModelStreamErrorException": v1.ERROR_REASON_PROVIDER_UNAVAILABLE,
+    "ServiceUnavailableException": v1.ERROR_REASON_PROVIDER_UNAVAILABLE,
+    "InternalServerException": v1.ERROR_REASON_PROVIDER_UNAVAILABLE,
     "server_error": v1.ERROR_REASON_PROVIDER_UNAVAILABLE,
+}
+
+# The same for errors inside a stream, which have no status of their own to say it.
+_BY_CODE_IN_STREAM: Mapping[str, Reason] = {
+    "invalid_request_error": v1.ERROR_REASON_INVALID_REQUEST,
+    "request_too_large": v1.ERROR_REASON_INVALID_REQUEST,
+    "ValidationException": v1.ERROR_REASON_INVALID_REQUEST,
+    "not_found_error": v1.ERROR_REASON_MODEL_NOT_FOUND,
 }
 
 _BY_STATUS: Mapping[int, Reason] = {
@@ -73,6 +103,8 @@ _BY_WORDS: tuple[tuple[re.Pattern[str], Reason], ...] = (
         v1.ERROR_REASON_PROVIDER_QUOTA_EXHAUSTED,
     ),
 )  # fmt: skip
+# "Not implemented", "HTTP version not supported": they will be the same the next time.
+_FOR_GOOD = frozenset({501, 505})
 _WORDY = frozenset({400, 404, 413, 422})
 
 _SAYS: Mapping[Reason, str] = {
@@ -80,15 +112,17 @@ _SAYS: Mapping[Reason, str] = {
     v1.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED: "cannot fit the request into the model",
     v1.ERROR_REASON_MODEL_NOT_FOUND: "has no such model",
     v1.ERROR_REASON_UNSUPPORTED_FEATURE: "does not support what was asked",
+    v1.ERROR_REASON_CONTENT_REFUSED: "refused the request for what it says",
     v1.ERROR_REASON_PROVIDER_AUTHENTICATION: "refused the gateway's key",
     v1.ERROR_REASON_PROVIDER_QUOTA_EXHAUSTED: "says that the gateway's account is used up",
     v1.ERROR_REASON_PROVIDER_RATE_LIMITED: "asks for fewer requests",
     v1.ERROR_REASON_PROVIDER_TIMEOUT: "took too long",
     v1.ERROR_REASON_PROVIDER_UNAVAILABLE: "cannot answer now",
-    v1.ERROR_REASON_PROVIDER_PROTOCOL: "did not answer as a Chat Completions server; "
+    v1.ERROR_REASON_PROVIDER_PROTOCOL: "did not answer as its kind of server does; "
     "check its base URL, and what stands between",
 }
 
+_WORDS_IN = ("message", "Message", "detail", "error")
 _MAX_WORDS = 500
 _MAX_SEARCHED = 4_000
 _MAX_BODY = 64 * 1024
@@ -107,7 +141,8 @@ class _Complaint(NamedTuple):
 class ErrorReader:
     """Makes failures of one provider's errors.
 
-    ``redact`` takes the key out of a text; ``hints`` say what to do about a reason.
+    ``redact`` takes keys out of a text; ``hints`` say what to do about a reason; ``field_of`` knows
+    the request's field for what the vendor calls a ``param``, "" where there is none.
 
     Example::
 
@@ -117,11 +152,16 @@ class ErrorReader:
     """
 
     def __init__(
-        self, name: str, hints: Mapping[Reason, str], redact: Callable[[str], str]
+        self,
+        name: str,
+        hints: Mapping[Reason, str],
+        redact: Callable[[str], str],
+        field_of: Callable[[str], str] = lambda param: "",
     ) -> None:
         self._name = name
         self._hints = hints
         self._redact = redact
+        self._field_of = field_of
 
     def failure(
         self, body: bytes, *, status: int | None = None, headers: Mapping[str, str] | None = None
@@ -132,16 +172,14 @@ class ErrorReader:
         """
         headers = headers or {}
         complaint = _read(self._redact(body[:_MAX_BODY].decode("utf-8", "replace")))
-        if status is None:
-            status = next((int(c) for c in complaint.codes if re.fullmatch(r"[45]\d\d", c)), 500)
         reason = _reason(status, complaint)
         words = complaint.words[:_MAX_WORDS] or f"HTTP status {status}, without a word"
-        if 300 <= status < 400:
+        if status is not None and 300 <= status < 400:
             words = f"it redirects to {self._redact(headers.get('location', 'nowhere'))}"
         message = f"provider {self._name!r} {_SAYS[reason]}: {words}"
         if hint := self._hints.get(reason):
             message += f" ({hint})"
-        field = request_field(complaint.param)
+        field = self._field_of(complaint.param)
         failure = Failure(
             reason,
             message,
@@ -149,6 +187,7 @@ class ErrorReader:
             if field and reason == v1.ERROR_REASON_INVALID_REQUEST
             else (),
             retry_delay=retry_delay(headers),
+            passing=_passing(status, headers),
         )
         if reason == v1.ERROR_REASON_UNSUPPORTED_FEATURE:
             failure.metadata["feature"] = field or complaint.param
@@ -158,6 +197,18 @@ class ErrorReader:
         """PROVIDER_PROTOCOL: an answer that was not an error, but made no sense."""
         message = f"provider {self._name!r} {self._redact(what)}"
         return Failure(v1.ERROR_REASON_PROVIDER_PROTOCOL, message)
+
+    def decoded(self, read: Callable[[bytes], T], body: bytes) -> T:
+        """What ``read``, a decoder of JSON, makes of a body; PROVIDER_PROTOCOL where it cannot."""
+        try:
+            return read(body)
+        except (ValueError, RecursionError) as error:
+            text = body.lstrip()
+            if text.startswith(b"<"):
+                raise self.page(body) from None
+            # The decoder's words name the field, and quote nothing of what may be private.
+            problem = f"sent what makes no sense: {error}" if text else "sent an empty answer"
+            raise self.nonsense(problem) from None
 
     def page(self, body: bytes) -> Failure:
         """PROVIDER_PROTOCOL for a page for people where an answer was due."""
@@ -191,6 +242,14 @@ def retry_delay(headers: Mapping[str, str]) -> float | None:
     return None if delay is None else min(max(delay, 0.0), _LONGEST_DELAY)
 
 
+def _passing(status: int | None, headers: Mapping[str, str]) -> bool | None:
+    """Whether trying again may help, where the answer says more about it than its reason does."""
+    word = headers.get("x-should-retry", "").lower()  # OpenAI's and Anthropic's own
+    if word in ("true", "false"):
+        return word == "true"
+    return False if status in _FOR_GOOD else None
+
+
 def _date(text: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(text)
@@ -199,10 +258,15 @@ def _date(text: str) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _reason(status: int, complaint: _Complaint) -> Reason:
+def _reason(status: int | None, complaint: _Complaint) -> Reason:
     for code in complaint.codes:
         if code in _BY_CODE:
             return _BY_CODE[code]
+        if status is None and code in _BY_CODE_IN_STREAM:
+            return _BY_CODE_IN_STREAM[code]
+    if status is None:
+        # llama.cpp and OpenRouter say there what the status would have been.
+        status = next((int(c) for c in complaint.codes if re.fullmatch(r"[45]\d\d", c)), 500)
     if status in _WORDY:
         for pattern, reason in _BY_WORDS:
             if pattern.search(complaint.words[:_MAX_SEARCHED]):
@@ -221,19 +285,21 @@ def _read(text: str) -> _Complaint:
     except (ValueError, RecursionError):
         plain = _page_title(text) or ("" if "<html" in text.lower() else text)
         return _Complaint(" ".join(plain.split()))
+    if isinstance(body, list) and body:
+        body = body[0]  # Google's
     if not isinstance(body, dict):
         return _Complaint(text.strip())
     error = body.get("error") or body
     if not isinstance(error, dict):
         return _Complaint(_text(error), tuple(_codes(body)))
-    words = next((_text(error[k]) for k in ("message", "detail", "error") if error.get(k)), "")
+    words = next((_text(error[k]) for k in _WORDS_IN if error.get(k)), "")
     return _Complaint(words or text.strip(), tuple(_codes(error)), _text(error.get("param")))
 
 
 def _codes(error: dict[str, Any]) -> Iterator[str]:
-    for key in ("code", "type"):
+    for key in ("code", "type", "__type", "status"):
         if value := _text(error.get(key)):
-            yield value
+            yield value.rpartition("#")[2]  # Amazon puts a name space before it
 
 
 def _text(value: object) -> str:

@@ -17,8 +17,8 @@ from google.protobuf.struct_pb2 import Struct, Value
 from penstock import v1
 
 from penstock_server.errors import Failure, Violation
-from penstock_server.providers.chat_messages import Json, MessageWriter
-from penstock_server.providers.known import Server
+from penstock_server.providers.openai.chat_messages import Json, MessageWriter
+from penstock_server.providers.openai.servers import Server
 
 # Field of Sampling → its name in JSON, where the server's row says nothing else.
 _SAMPLING: Mapping[str, str] = {

@@ -1,0 +1,1 @@
+"""Anthropic's Messages API, at Anthropic, on Bedrock and on Vertex."""

@@ -1,0 +1,1 @@
+"""OpenAI's two APIs, Responses and Chat Completions, and everybody who speaks the second."""

@@ -1,0 +1,173 @@
+"""What a Chat Completions server answers, whole or in chunks → events, by way of the Assembler.
+
+A whole answer is read as a stream of one chunk, so both ways give the same answer. Reading JSON
+does not belong here, see ``chat_json``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+
+from penstock import v1
+
+from penstock_server.providers import Call
+from penstock_server.providers.answer import SseAnswer
+from penstock_server.providers.assembler import Kind
+from penstock_server.providers.openai.chat_json import (
+    AlternativeJson,
+    AnswerJson,
+    ChoiceJson,
+    FunctionJson,
+    LogprobJson,
+    MessageJson,
+    ToolCallJson,
+    UsageJson,
+    decode_answer,
+)
+from penstock_server.providers.transport.errors import ErrorReader
+from penstock_server.providers.transport.sse import ServerSentEvent
+
+_FINISH: Mapping[str, v1.FinishReason.ValueType] = {
+    "": v1.FINISH_REASON_UNSPECIFIED,
+    "stop": v1.FINISH_REASON_STOP,
+    "length": v1.FINISH_REASON_MAX_OUTPUT_TOKENS,
+    "tool_calls": v1.FINISH_REASON_TOOL_CALLS,
+    "content_filter": v1.FINISH_REASON_CONTENT_FILTER,
+}
+
+
+class ChatAnswer(SseAnswer):
+    """One answer of a Chat Completions server."""
+
+    def __init__(
+        self,
+        provider: str,
+        model: str,
+        request: v1.GenerateRequest,
+        call: Call,
+        errors: ErrorReader,
+    ) -> None:
+        super().__init__(provider, model, request, call, errors)
+        # What the model is saying now: text, thoughts or a refusal.
+        self._speaking: Kind | None = None
+        # Place in the server's list → number of the call and its id; numbers never change.
+        self._calls: dict[int, tuple[int, str]] = {}
+        self._numbers = itertools.count()
+        self._told: UsageJson | None = None
+
+    def whole(self, body: bytes) -> None:
+        """Take a whole answer: a stream of one chunk."""
+        answered = self._errors.decoded(decode_answer, body)
+        if answered.error is not None:
+            raise self._errors.failure(body)
+        if not answered.choices:
+            raise self._errors.nonsense("sent an answer without any choices")
+        self._take(answered)
+
+    def _hear(self, event: ServerSentEvent) -> None:
+        if event.data.strip() == b"[DONE]":
+            self.ended = True
+            return
+        if event.type == "error":
+            raise self._errors.failure(event.data)
+        answered = self._errors.decoded(decode_answer, event.data)
+        if answered.error is not None:
+            raise self._errors.failure(event.data)
+        self._take(answered)
+
+    def _cut(self) -> None:
+        # Some servers forget "[DONE]"; none forgets why it stopped.
+        if not self.finish_reason:
+            super()._cut()
+        self.ended = True
+
+    def _take(self, heard: AnswerJson) -> None:
+        if not self.begun:
+            self._begin(heard.id, heard.model)
+        if heard.system_fingerprint:
+            self.about["system_fingerprint"] = heard.system_fingerprint
+        if heard.service_tier:
+            self.about["service_tier"] = heard.service_tier
+        if heard.usage is not None:
+            self._told = heard.usage
+        for choice in heard.choices or ():
+            if choice.index == 0:  # never more than one is asked for
+                self._hear_choice(choice)
+
+    def _usage(self) -> v1.Usage | None:
+        return None if self._told is None else self._told.to_proto()
+
+    def _finish_reason(self, response: v1.GenerateResponse) -> v1.FinishReason.ValueType:
+        reason = _FINISH.get(self.finish_reason, v1.FINISH_REASON_OTHER)
+        if reason in (v1.FINISH_REASON_STOP, v1.FINISH_REASON_UNSPECIFIED):
+            # OpenAI says "stop" for a call that was forced, and for a refusal; some servers for
+            # every call.
+            kinds = {part.WhichOneof("content") for part in response.message.parts}
+            if "tool_call" in kinds:
+                return v1.FINISH_REASON_TOOL_CALLS
+            if "refusal" in kinds:
+                return v1.FINISH_REASON_REFUSAL
+        return reason
+
+    def _hear_choice(self, choice: ChoiceJson) -> None:
+        said = choice.delta or choice.message or MessageJson()
+        if choice.logprobs is not None:
+            # They wait for the next text: it is this chunk's, if it has some.
+            self._logprobs += map(_logprob, choice.logprobs.content or ())
+            self._logprobs += map(_logprob, choice.logprobs.refusal or ())
+        # Both names hold the same where a server sends both.
+        thought = said.reasoning_content or said.reasoning
+        if thought and self.show_thinking:
+            self._speak("thinking", thought)
+        if said.content:
+            self._speak("text", said.content)
+        if said.refusal:
+            self._speak("refusal", said.refusal)
+        for place, call in enumerate(said.tool_calls or ()):
+            self._hear_call(place if call.index is None else call.index, call)
+        if choice.finish_reason:
+            self.finish_reason = choice.finish_reason
+        if isinstance(choice.stop_reason, str):
+            self._begin(None).stop_sequence = choice.stop_reason
+
+    def _speak(self, kind: Kind, text: str) -> None:
+        # Another kind of part ends what the model was saying; its calls stay open.
+        if kind != self._speaking:
+            self._stop_speaking()
+            self._speaking = kind
+        self._say(kind, text)
+
+    def _stop_speaking(self) -> None:
+        if self._speaking is not None:
+            self._finish(self._speaking)
+            self._speaking = None
+
+    def _hear_call(self, place: int, call: ToolCallJson) -> None:
+        function = call.function or FunctionJson()
+        known = self._calls.get(place)
+        # Another id with a name is another call, though some servers put all at place 0.
+        if known is None or (function.name and call.id and call.id != known[1]):
+            self._stop_speaking()
+            known = self._calls[place] = (next(self._numbers), call.id or "")
+            self._start_call(known[0], call.id, function.name)
+        if function.arguments:
+            self._say("tool_call", function.arguments, known[0])
+
+
+def _logprob(heard: LogprobJson) -> v1.TokenLogprob:
+    return v1.TokenLogprob(
+        token=heard.token,
+        token_bytes=bytes(heard.bytes or ()),
+        logprob=heard.logprob,
+        top=_alternatives(heard.top_logprobs or ()),
+    )
+
+
+def _alternatives(heard: Iterable[AlternativeJson]) -> list[v1.TokenLogprob.Alternative]:
+    return [
+        v1.TokenLogprob.Alternative(
+            token=one.token, token_bytes=bytes(one.bytes or ()), logprob=one.logprob
+        )
+        for one in heard
+    ]
