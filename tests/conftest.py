@@ -11,6 +11,13 @@ from tests.support.processes import ServerProcess, gateway, sidecar
 _figures: list[str] = []
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take a flag of ours."""
+    parser.addoption(
+        "--rewrite-docs", action="store_true", help="write into docs/ what the tests found"
+    )
+
+
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Takes a figure that a test measured; all are printed at the end of the run."""

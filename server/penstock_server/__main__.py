@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         return run(
             settings,
             lambda: gateway.make_providers(settings, os.environ),
+            aliases=settings.aliases,
             on_ready=_welcome if settings.log.format == "human" else None,
         )
     except config.ConfigError as error:

@@ -10,11 +10,12 @@ skips the waiting.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,12 @@ class Server:
         config: ServerConfig,
         providers: Sequence[Provider],
         credentials: grpc.ServerCredentials | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self._config = config
         self._providers = providers
         self._credentials = credentials
+        self._router = Router(providers, aliases)
         self.health = HealthBoard(providers)
         self.gate = Gate(config.limits.max_message_bytes, config.log.prompts)
         self.addresses: list[str] = []
@@ -97,7 +100,7 @@ class Server:
 
     async def start(self) -> None:
         """Bind, take calls, and start the providers."""
-        router = Router(self._providers)
+        router = self._router
         v1.add_GenerationServiceServicer_to_server(GenerationService(router), self._grpc)
         v1.add_ModelServiceServicer_to_server(ModelService(router), self._grpc)
         v1.add_EmbeddingServiceServicer_to_server(EmbeddingService(router), self._grpc)
@@ -167,14 +170,28 @@ def run(
     config: ServerConfig,
     make_providers: Callable[[], Sequence[Provider]],
     *,
+    aliases: Mapping[str, str] | None = None,
     on_ready: ReadyHook | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, and return the process's exit code.
 
-    ``make_providers`` is called on the running loop; ``on_ready`` once some provider can answer.
+    ``make_providers`` is called on the running loop, ``on_ready`` once some provider can answer;
+    ``aliases`` are as in `Router`.
     """
+    _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(config, make_providers, on_ready))
+        return runner.run(_serve(config, make_providers, aliases, on_ready))
+
+
+def _raise_descriptor_limit() -> None:
+    """A call needs two sockets, and the usual limit of 1,024 is soft: take all that is allowed."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS says "unlimited" and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -188,11 +205,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _serve(
     config: ServerConfig,
     make_providers: Callable[[], Sequence[Provider]],
+    aliases: Mapping[str, str] | None,
     on_ready: ReadyHook | None,
 ) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    server = Server(config, make_providers())
+    server = Server(config, make_providers(), aliases=aliases)
 
     def on_signal() -> None:
         if stop.is_set():

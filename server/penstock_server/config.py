@@ -3,8 +3,7 @@
 One table of sections serves all three: the key ``limits.max_message_bytes`` is
 ``[limits] max_message_bytes = …`` in the file, ``PENSTOCK_LIMITS__MAX_MESSAGE_BYTES`` in the
 environment and ``--set limits.max_message_bytes=…`` as a flag. What is wrong is reported all at
-once, each with its key and where it was set. What a provider's settings mean belongs to
-``gateway``.
+once, each with its key and where it was set. Providers' sections are ``provider_settings``'.
 """
 
 from __future__ import annotations
@@ -14,19 +13,17 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    SecretStr,
-    ValidationError,
-    model_validator,
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+
+from penstock_server.provider_settings import (
+    NETWORK_KINDS,
+    PROVIDER_SECTIONS,
+    ProviderName,
+    ProviderSettings,
+    Section,
+    Strings,
 )
 
 DEFAULT_FILE = "penstock.toml"
@@ -41,19 +38,6 @@ _FOREIGN = frozenset({"CONFIG", "TARGET", "TOKEN", "MODEL", "CA", "CERT", "KEY",
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message has a line for each wrong key."""
-
-
-class Section(BaseModel):
-    """A table of the configuration: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _comma_separated(value: object) -> object:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-Strings = Annotated[list[str], BeforeValidator(_comma_separated)]
 
 
 class Limits(Section):
@@ -95,7 +79,7 @@ class Log(Section):
 class ServerConfig(Section):
     """What gateway and sidecars have in common."""
 
-    listen: Annotated[Strings, Field(min_length=1)] = [DEFAULT_LISTEN]
+    listen: Strings = Field(default_factory=lambda: [DEFAULT_LISTEN], min_length=1)
     """Addresses: "host:port", "[::]:port" or "unix:/path"; port 0 picks a free one."""
     limits: Limits = Limits()
     keepalive: Keepalive = Keepalive()
@@ -103,73 +87,13 @@ class ServerConfig(Section):
     log: Log = Log()
 
 
-class SidecarSettings(Section):
-    """A provider whose models run in sidecar processes of our own.
-
-    Either ``models`` (the gateway starts and watches a sidecar that owns them) or ``addresses``
-    (sidecars that run elsewhere and own the same models: one pool).
-    """
-
-    kind: Literal["sidecar"]
-    engine: Literal["hf", "mlx"] = "hf"
-    models: dict[str, str] = {}
-    """Name → model directory or Hugging Face hub id."""
-    addresses: Strings = []
-    python: str = ""
-    """The Python that has the engine installed. Default: the gateway's own."""
-    device: str = "auto"
-    dtype: str = "auto"
-    threads: PositiveInt | None = None
-    """CPU threads to compute with. Default: one less than there are cores."""
-    max_queue: PositiveInt = 256
-    """How many requests may wait for the engine before it answers OVERLOADED."""
-    trust_remote_code: bool = False
-    """Whether models may bring Python code of their own, which then runs in the sidecar."""
-    ready_timeout: PositiveFloat | None = None
-    """How long a call waits, in seconds, for a sidecar that is not there yet. Default: 60 where
-    the gateway starts it, 5 where it runs elsewhere."""
-
-    @model_validator(mode="after")
-    def _models_or_addresses(self) -> Self:
-        if bool(self.models) == bool(self.addresses):
-            raise ValueError("set either models (started here) or addresses (started elsewhere)")
-        return self
-
-
-class NetworkSettings(Section):
-    """A provider that is reached over HTTP."""
-
-    kind: Literal["openai", "anthropic", "ollama", "lmstudio", "openai-compatible"]
-    base_url: str = ""
-    """Default: the usual one of its kind. Required with "openai-compatible"."""
-    api_key: SecretStr = SecretStr("")
-    """Better: api_key_env, which keeps the key out of the file."""
-    api_key_env: str = ""
-    """The environment variable that holds the key. Default: the usual one of its kind."""
-    connect_timeout: PositiveFloat = 5.0
-    first_event_timeout: PositiveFloat = 600.0
-    """From the request to the first event of the answer, in seconds: models load and think."""
-    idle_timeout: PositiveFloat = 120.0
-    """The longest silence in the middle of an answer, in seconds."""
-    max_connections: PositiveInt = 4096
-    """The most connections to it at a time; a call that finds none waits for one."""
-
-    @model_validator(mode="after")
-    def _base_url_where_unknown(self) -> Self:
-        if self.kind == "openai-compatible" and not self.base_url:
-            raise ValueError('kind "openai-compatible" needs base_url')
-        return self
-
-
-ProviderSettings = Annotated[SidecarSettings | NetworkSettings, Field(discriminator="kind")]
-ProviderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
-
 class GatewayConfig(ServerConfig):
     """The gateway's configuration."""
 
     providers: dict[ProviderName, ProviderSettings] | None = None
     """Name → settings. Default: whatever is at hand; see ``gateway.default_providers``."""
+    aliases: dict[str, str] = Field(default_factory=dict)
+    """Names of one's own for models: alias → "provider/model"."""
 
 
 ConfigT = TypeVar("ConfigT", bound=ServerConfig)
@@ -307,7 +231,7 @@ def _explain(
 ) -> Iterator[str]:
     for problem in error.errors(include_url=False):
         # A discriminated union puts its choice into the path, where no caller wrote it.
-        path = [str(step) for step in problem["loc"] if step not in ("sidecar", *_NETWORK_KINDS)]
+        path = [str(step) for step in problem["loc"] if step not in ("sidecar", *NETWORK_KINDS)]
         key = ".".join(path)
         origin = next(
             (o for k, o in origins.items() if k == key or k.startswith(f"{key}.")), ""
@@ -318,11 +242,8 @@ def _explain(
         yield f"{key or 'configuration'}: {message}" + (f" ({origin})" if origin else "")
 
 
-_NETWORK_KINDS = ("openai", "anthropic", "ollama", "lmstudio", "openai-compatible")
-
-
 def _known_keys(kind: type[ServerConfig]) -> set[str]:
-    sections = (kind, Limits, Keepalive, Shutdown, Log, SidecarSettings, NetworkSettings)
+    sections = (kind, Limits, Keepalive, Shutdown, Log, *PROVIDER_SECTIONS)
     return {name for section in sections for name in section.model_fields}
 
 

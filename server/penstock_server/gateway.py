@@ -11,18 +11,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from penstock_server.config import (
-    ConfigError,
-    GatewayConfig,
-    NetworkSettings,
-    ProviderSettings,
-    SidecarSettings,
-)
+from penstock_server import network
+from penstock_server.config import ConfigError, GatewayConfig
+from penstock_server.provider_settings import NetworkSettings, ProviderSettings, SidecarSettings
 from penstock_server.providers import Provider
-from penstock_server.providers.openai.chat_provider import ChatProvider, bearer
-from penstock_server.providers.openai.servers import KNOWN, default_base_url
 from penstock_server.providers.sidecar import SidecarProvider
-from penstock_server.providers.transport.upstream import Patience
 from penstock_server.supervisor import SidecarProcess
 from penstock_server.telemetry import log
 
@@ -44,9 +37,8 @@ def default_providers(environ: Mapping[str, str]) -> dict[str, ProviderSettings]
         settings["local"] = SidecarSettings(kind="sidecar", models={"tiny": str(tiny)})
     else:
         log(logging.INFO, f"no {EMBEDDED_MODEL} here: not serving the embedded model")
-    for name, row in KNOWN.items():
-        if row.local or environ.get(row.key_env):
-            settings[name] = NetworkSettings.model_validate({"kind": name})
+    for kind in network.at_hand(environ):
+        settings[kind] = NetworkSettings.model_validate({"kind": kind})
     return settings
 
 
@@ -68,31 +60,16 @@ def make_providers(config: GatewayConfig, environ: Mapping[str, str]) -> list[Pr
         if isinstance(one, SidecarSettings):
             providers.append(_sidecar(name, one, config))
         else:
-            providers.append(_network(name, one, environ))
+            try:
+                providers.append(network.make(name, one, environ))
+            except ValueError as error:  # a URL, a key or a region that cannot be right
+                raise ConfigError(f"providers.{name}: {error}") from None
+    for alias, target in config.aliases.items():
+        if target.partition("/")[0] not in settings:
+            raise ConfigError(
+                f"aliases.{alias}: {target!r} is not 'provider/model' with a configured provider"
+            )
     return providers
-
-
-def _network(name: str, settings: NetworkSettings, environ: Mapping[str, str]) -> Provider:
-    row = KNOWN.get(settings.kind)
-    key_env = settings.api_key_env or (row.key_env if row else "")
-    key = settings.api_key.get_secret_value() or environ.get(key_env, "")
-    if settings.api_key_env and not key:
-        raise ConfigError(f"providers.{name}.api_key_env: {key_env} is not set in the environment")
-    try:
-        base_url = settings.base_url or default_base_url(settings.kind, environ)
-        return ChatProvider(
-            name,
-            bearer(name, base_url, key),
-            kind=settings.kind,
-            patience=Patience(
-                connect=settings.connect_timeout,
-                first_event=settings.first_event_timeout,
-                idle=settings.idle_timeout,
-            ),
-            max_connections=settings.max_connections,
-        )
-    except ValueError as error:  # a URL or a key that cannot be right
-        raise ConfigError(f"providers.{name}: {error}") from None
 
 
 def _sidecar(name: str, settings: SidecarSettings, config: GatewayConfig) -> Provider:
@@ -125,11 +102,10 @@ def sidecar_command(settings: SidecarSettings, address: str, config: GatewayConf
 
 def _environment() -> dict[str, str]:
     """A sidecar's environment: ours, without the keys that it has no use for."""
-    secrets = {row.key_env for row in KNOWN.values()}
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name not in secrets and not name.startswith("PENSTOCK_PROVIDERS")
+        if name not in network.KEY_VARIABLES and not name.startswith("PENSTOCK_PROVIDERS")
     }
     # Threads that wait for work must not burn the cores that the gateway needs.
     return {"OMP_WAIT_POLICY": "PASSIVE", **environment}

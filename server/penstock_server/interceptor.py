@@ -217,7 +217,10 @@ async def _abort(context: Context, failure: Failure, line: telemetry.CallLog) ->
         ("grpc-status-details-bin", status.SerializeToString()),
         (RESPONSE_ID_HEADER, line.request_id),
     ]
-    if failure.retry_delay is not None and failure.retry_delay <= _LONGEST_PUSHBACK:
+    if "attempts" in failure.metadata:
+        # The gateway has tried again already: gRPC's own retries on top would multiply.
+        trailers.append(("grpc-retry-pushback-ms", "-1"))
+    elif failure.retry_delay is not None and failure.retry_delay <= _LONGEST_PUSHBACK:
         trailers.append(("grpc-retry-pushback-ms", str(int(failure.retry_delay * 1000))))
     await context.abort(failure.code, status.message, tuple(trailers))
 

@@ -1,4 +1,8 @@
-"""Which provider a request is for: "local/tiny" → (the provider named "local", "tiny")."""
+"""Which provider a request is for: "local/tiny" → (the provider named "local", "tiny").
+
+Three kinds of names, tried in this order: "provider/model", an alias from the configuration, and a
+model's bare name where a single provider has such a model.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ from typing import NamedTuple
 
 from penstock import v1
 
+from penstock_server.catalog import Catalog
 from penstock_server.errors import Failure
-from penstock_server.providers import Provider
+from penstock_server.providers import Call, Provider
 
 
 class Route(NamedTuple):
@@ -27,25 +32,47 @@ class Route(NamedTuple):
 class Router:
     """Knows the providers by name.
 
+    ``aliases`` are names of the operator's choosing for full names. Raises ValueError where one
+    names no provider.
+
     Example::
 
-        provider, model = Router([local]).route("local/tiny")
+        router = Router([local], {"fast": "local/tiny"})
+        provider, model = await router.route("fast", call)
     """
 
-    def __init__(self, providers: Iterable[Provider]) -> None:
+    def __init__(
+        self, providers: Iterable[Provider], aliases: Mapping[str, str] | None = None
+    ) -> None:
         self.providers: Mapping[str, Provider] = {p.name: p for p in providers}
+        self.catalog = Catalog(self.providers.values())
+        self._aliases: dict[str, Route] = {}
+        for alias, name in (aliases or {}).items():
+            route = self._full(name)
+            if route is None:
+                raise ValueError(
+                    f"aliases.{alias}: {name!r} is not 'provider/model' with a configured provider"
+                )
+            self._aliases[alias] = route
 
-    def route(self, name: str) -> Route:
+    async def route(self, name: str, call: Call) -> Route:
         """The route for a model's name; PROVIDER_NOT_FOUND where there is none.
 
-        Model names may hold slashes themselves ("local/org/model"): the first one counts. With
-        a single provider its name may be left out, unless the model's own name has a slash.
+        Model names may hold slashes themselves ("local/org/model"): the first one counts where it
+        ends a provider's name. For a bare name the providers are asked what they have, unless
+        there is but one provider.
         """
-        head, slash, rest = name.partition("/")
-        if slash and rest and head in self.providers:
-            return Route(self.providers[head], rest)
+        route = self._full(name) or self._aliases.get(name)
+        if route is not None:
+            return route
+        head, slash, _ = name.partition("/")
         if len(self.providers) == 1 and not slash:
             return Route(next(iter(self.providers.values())), name)
+        owners = await self.catalog.owners(name, call)
+        if len(owners) == 1:
+            return Route(owners[0], name)
+        if owners:
+            raise self._ambiguous(name, owners)
         raise self._unknown(name, head if slash else "")
 
     def provider(self, name: str) -> Provider:
@@ -54,14 +81,27 @@ class Router:
             raise self._unknown(name, name)
         return self.providers[name]
 
+    def _full(self, name: str) -> Route | None:
+        head, _, rest = name.partition("/")
+        return Route(self.providers[head], rest) if rest and head in self.providers else None
+
+    def _ambiguous(self, name: str, owners: Iterable[Provider]) -> Failure:
+        names = sorted(provider.full_name(name) for provider in owners)
+        return Failure(
+            v1.ERROR_REASON_PROVIDER_NOT_FOUND,
+            f"several providers have a model {name!r}; write one of {', '.join(names)}",
+            model=name,
+        )
+
     def _unknown(self, name: str, provider: str) -> Failure:
         known = sorted(self.providers)
-        near = difflib.get_close_matches(provider or name, known, n=1)
+        near = difflib.get_close_matches(provider or name, [*known, *self._aliases], n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         problem = (
             f"no provider is named {provider!r}"
             if provider
-            else f"model {name!r} names no provider (write 'provider/model')"
+            else f"model {name!r} names no provider (write 'provider/model'), "
+            "and no provider lists it"
         )
         return Failure(
             v1.ERROR_REASON_PROVIDER_NOT_FOUND,

@@ -6,7 +6,6 @@ line, status, shutdown) is the gate's.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from typing import Any
@@ -14,16 +13,13 @@ from typing import Any
 import grpc
 from penstock import v1
 
-from penstock_server import telemetry, validation
+from penstock_server import retry, telemetry, validation
 from penstock_server.errors import Failure, Violation
 from penstock_server.interceptor import current_call
 from penstock_server.providers import Call, Provider
 from penstock_server.routing import Route, Router
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-LISTING_TIMEOUT = 5.0
-"""Seconds that a provider has to list its models; one that hangs must not hide the others'."""
 
 
 class GenerationService(v1.GenerationServiceServicer):
@@ -35,8 +31,11 @@ class GenerationService(v1.GenerationServiceServicer):
     async def Generate(self, request: v1.GenerateRequest, context: Context) -> v1.GenerateResponse:
         """Answer whole."""
         _check(validation.generate_request(request))
-        provider, model = _route(self._router, request.model)
-        response = await provider.generate(model, request, current_call.get())
+        call = current_call.get()
+        provider, model = await _route(self._router, request.model, call)
+        response = await retry.unary(
+            provider.retry, lambda: provider.generate(model, request, call), call.remaining
+        )
         _note_answer(response)
         return response
 
@@ -48,8 +47,12 @@ class GenerationService(v1.GenerationServiceServicer):
             raise Failure.invalid([Violation("request", "is required")])
         inner = request.request
         _check(validation.generate_request(inner, "request."))
-        provider, model = _route(self._router, inner.model)
-        async with aclosing(provider.stream(model, inner, current_call.get())) as events:
+        call = current_call.get()
+        provider, model = await _route(self._router, inner.model, call)
+        answers = retry.stream(
+            provider.retry, lambda: provider.stream(model, inner, call), call.remaining
+        )
+        async with aclosing(answers) as events:
             async for event in events:
                 yield event
                 if event.WhichOneof("event") == "completed":
@@ -77,27 +80,22 @@ class ModelService(v1.ModelServiceServicer):
             if request.provider
             else self._router.providers.values()
         )
-        call = current_call.get()
-        response = v1.ListModelsResponse()
-        for outcome in await asyncio.gather(*(_list(p, call) for p in providers)):
-            if isinstance(outcome, v1.ProviderFailure):
-                response.failures.append(outcome)
-            else:
-                response.models.extend(outcome)
-        response.models.sort(key=lambda model: model.name)
-        response.failures.sort(key=lambda failure: failure.provider)
-        return response
+        return await self._router.catalog.list_models(providers, current_call.get())
 
     async def GetModel(self, request: v1.GetModelRequest, context: Context) -> v1.GetModelResponse:
         """Describe one model."""
-        provider, model = self._find(request.model)
-        return v1.GetModelResponse(model=await provider.get_model(model, current_call.get()))
+        provider, model = await self._find(request.model)
+        call = current_call.get()
+        found = await retry.unary(
+            provider.retry, lambda: provider.get_model(model, call), call.remaining
+        )
+        return v1.GetModelResponse(model=found)
 
     async def LoadModel(
         self, request: v1.LoadModelRequest, context: Context
     ) -> AsyncIterator[v1.LoadModelResponse]:
         """Bring a model into memory, reporting progress."""
-        provider, model = self._find(request.model)
+        provider, model = await self._find(request.model)
         async with aclosing(provider.load_model(model, current_call.get())) as steps:
             async for step in steps:
                 yield step
@@ -106,12 +104,12 @@ class ModelService(v1.ModelServiceServicer):
         self, request: v1.UnloadModelRequest, context: Context
     ) -> v1.UnloadModelResponse:
         """Free a model's memory."""
-        provider, model = self._find(request.model)
+        provider, model = await self._find(request.model)
         return v1.UnloadModelResponse(model=await provider.unload_model(model, current_call.get()))
 
-    def _find(self, name: str) -> Route:
+    async def _find(self, name: str) -> Route:
         _check(validation.model_name(name))
-        return _route(self._router, name)
+        return await _route(self._router, name, current_call.get())
 
 
 class EmbeddingService(v1.EmbeddingServiceServicer):
@@ -123,8 +121,11 @@ class EmbeddingService(v1.EmbeddingServiceServicer):
     async def Embed(self, request: v1.EmbedRequest, context: Context) -> v1.EmbedResponse:
         """One vector for each input."""
         _check(validation.embed_request(request))
-        provider, model = _route(self._router, request.model)
-        return await provider.embed(model, request, current_call.get())
+        call = current_call.get()
+        provider, model = await _route(self._router, request.model, call)
+        return await retry.unary(
+            provider.retry, lambda: provider.embed(model, request, call), call.remaining
+        )
 
 
 def _check(violations: Iterable[Violation]) -> None:
@@ -133,9 +134,12 @@ def _check(violations: Iterable[Violation]) -> None:
         raise Failure.invalid(found)
 
 
-def _route(router: Router, name: str) -> Route:
+async def _route(router: Router, name: str, call: Call) -> Route:
     telemetry.note(model=name)
-    return router.route(name)
+    route = await router.route(name, call)
+    if route.name != name:
+        telemetry.note(routed=route.name)
+    return route
 
 
 def _note_answer(response: v1.GenerateResponse) -> None:
@@ -146,29 +150,3 @@ def _note_answer(response: v1.GenerateResponse) -> None:
         output_tokens=usage.output_tokens,
     )
     telemetry.note_private(answer=response.message)
-
-
-async def _list(provider: Provider, call: Call) -> list[v1.Model] | v1.ProviderFailure:
-    try:
-        async with asyncio.timeout(LISTING_TIMEOUT):
-            return list(await provider.list_models(call))
-    except Failure as error:
-        failure = error
-    except TimeoutError:
-        failure = Failure(
-            v1.ERROR_REASON_PROVIDER_TIMEOUT,
-            f"provider {provider.name!r} did not list its models within {LISTING_TIMEOUT:g} s",
-        )
-    except Exception:
-        # One provider's bug must not hide the other providers' models.
-        telemetry.logger.exception("provider %r failed at listing its models", provider.name)
-        failure = Failure(
-            v1.ERROR_REASON_INTERNAL_ERROR,
-            f"Penstock failed at listing the models of {provider.name!r}; see the server's log",
-        )
-    report = v1.ProviderFailure(
-        provider=provider.name, reason=failure.reason, message=failure.message
-    )
-    if failure.retry_delay is not None:
-        report.retry_delay.FromMilliseconds(int(failure.retry_delay * 1000))
-    return report

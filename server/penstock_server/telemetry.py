@@ -117,3 +117,17 @@ def note_private(**fields: object) -> None:
     """Add what is private, where the configuration asks for it (``log.prompts``)."""
     if current.get().private:
         note(**{name: str(value) for name, value in fields.items()})
+
+
+def retried(attempt: int, reason: str, pause: float) -> None:
+    """A call is about to be tried again, after so many seconds."""
+    call = current.get()
+    log(
+        logging.WARNING,
+        "trying again",
+        model=call.fields.get("model", ""),
+        attempt=attempt,
+        reason=reason,
+        pause=round(pause, 3),
+        request_id=call.request_id,
+    )

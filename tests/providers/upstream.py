@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -26,12 +26,12 @@ class Script:
     """One answer.
 
     Each piece of ``body`` is an HTTP chunk; ``together`` puts all of them into one write. An event
-    among the pieces is waited for. ``ending``: "clean" is how HTTP ends an answer, "cut" closes
-    the connection in the middle, "hold" says nothing more until the other side hangs up. ``raw``
-    replaces head and all.
+    among the pieces is waited for, a number is a pause in seconds: the server is a slow one.
+    ``ending``: "clean" is how HTTP ends an answer, "cut" closes the connection in the middle,
+    "hold" says nothing more until the other side hangs up. ``raw`` replaces head and all.
     """
 
-    body: Sequence[bytes | asyncio.Event] = ()
+    body: Sequence[bytes | asyncio.Event | float] = ()
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     ending: Ending = "clean"
@@ -56,7 +56,7 @@ class Received:
 
 
 class Upstream:
-    """The server: say `will` for each answer it is to give, in order, or set ``otherwise``.
+    """The server: say `will` for each answer it is to give, in order; the rest is ``otherwise``.
 
     ``received`` are the requests; `asked` waits for the first. `hung_up` waits until the other side
     has closed a connection on which an answer was held, `down_to` until few enough are open.
@@ -67,7 +67,7 @@ class Upstream:
         self.received: list[Received] = []
         self.connections = 0
         self.open = 0
-        self.otherwise: Script | None = None
+        self.otherwise: Script | Callable[[Received], Script] | None = None
         self._scripts: list[Script] = []
         self._hung_up = asyncio.Event()
         self._asked = asyncio.Event()
@@ -101,7 +101,7 @@ class Upstream:
 
     async def start(self) -> None:
         """Listen on a free port."""
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, backlog=2048)
 
     async def stop(self) -> None:
         """Close everything."""
@@ -129,6 +129,8 @@ class Upstream:
                 self._asked.set()
                 script = self._scripts.pop(0) if self._scripts else self.otherwise
                 assert script is not None, "a request that the test does not expect"
+                if not isinstance(script, Script):
+                    script = script(request)
                 await self._answer(script, reader, writer)
                 if script.ending != "clean" or script.raw is not None:
                     break
@@ -153,12 +155,13 @@ class Upstream:
         out += b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
         out += b"\r\n"
         for piece in script.body:
-            if isinstance(piece, asyncio.Event):
+            if isinstance(piece, asyncio.Event | float):
                 writer.write(out)
                 out = b""
-                await _soon(piece)
+                await (_soon(piece) if isinstance(piece, asyncio.Event) else asyncio.sleep(piece))
                 continue
-            out += b"%x\r\n%b\r\n" % (len(piece), piece)
+            if piece:  # an empty chunk would be the end
+                out += b"%x\r\n%b\r\n" % (len(piece), piece)
             if not script.together:
                 writer.write(out)
                 await writer.drain()
@@ -220,7 +223,10 @@ def sse(*events: object, done: bool = True) -> bytes:
 
 
 def as_stream(
-    *pieces: bytes | asyncio.Event, ending: Ending = "clean", together: bool = False, **headers: str
+    *pieces: bytes | asyncio.Event | float,
+    ending: Ending = "clean",
+    together: bool = False,
+    **headers: str,
 ) -> Script:
     """An answer that is an event stream, in these pieces."""
     all_headers = {"content-type": "text/event-stream", **_dashed(headers)}

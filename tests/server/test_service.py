@@ -9,7 +9,7 @@ import grpc
 import pytest
 from penstock import v1
 from penstock.errors import PenstockError, from_rpc_error
-from penstock_server import service
+from penstock_server import catalog
 from penstock_server.config import ServerConfig
 
 from tests.support.scripted import WORDS, FailingProvider, ScriptedProvider, serving
@@ -184,7 +184,7 @@ async def test_a_caller_who_goes_while_nobody_reads() -> None:
 
 async def test_listing_reports_failures_beside_results(monkeypatch: pytest.MonkeyPatch) -> None:
     # A shorter limit, so that the test of a hanging provider takes no five seconds.
-    monkeypatch.setattr(service, "LISTING_TIMEOUT", 0.2)
+    monkeypatch.setattr(catalog, "LISTING_TIMEOUT", 0.2)
     providers = [ScriptedProvider(), *(FailingProvider(how, how) for how in ("bug", "hang", "no"))]
     async with serving(*providers) as (_, channel):
         stub = v1.ModelServiceStub(channel)

@@ -6,7 +6,7 @@ It stands where a vendor or an engine would: everything between the caller and t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import grpc
@@ -105,13 +105,15 @@ class FailingProvider(ScriptedProvider):
 
 @asynccontextmanager
 async def serving(
-    *providers: Provider, config: ServerConfig | None = None
+    *providers: Provider,
+    config: ServerConfig | None = None,
+    aliases: Mapping[str, str] | None = None,
 ) -> AsyncIterator[tuple[Server, grpc.aio.Channel]]:
     """A real server on a free port, and a channel to it."""
     config = config or ServerConfig.model_validate(
         {"listen": ["127.0.0.1:0"], "shutdown": {"notice": 0, "drain": 1}}
     )
-    server = Server(config, providers)
+    server = Server(config, providers, aliases=aliases)
     await server.start()
     # The messages that tests send may be larger than any limit.
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]

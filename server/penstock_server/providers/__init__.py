@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from penstock import v1
 
 from penstock_server.errors import Failure
+from penstock_server.retry import NEVER, RetryPolicy
 
 Events = AsyncGenerator[v1.StreamGenerateResponse, None]
 """The events of one answer. A generator, so that whoever reads it can close it."""
@@ -48,6 +49,9 @@ class Provider(ABC):
     its upstream before it lets go (clean up in ``finally``). `stream` is closed with ``aclose``
     by its caller, always.
     """
+
+    retry: RetryPolicy = NEVER
+    """What is tried again when it fails for a moment; by whoever asks the provider, not by it."""
 
     def __init__(self, name: str) -> None:
         self.name = name

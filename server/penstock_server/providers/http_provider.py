@@ -153,12 +153,13 @@ class HttpProvider(Provider):
             await self._check(reply)
             yield reply
 
-    async def _get(self, path: str, read: Callable[[bytes], T], **metadata: str) -> T:
-        """Get something small about models, within ``LISTING_TIMEOUT``."""
+    async def _get(self, path: str, read: Callable[[bytes], T], model: str = "") -> T:
+        """Get something small about models (or one), within ``LISTING_TIMEOUT``."""
+        about = {"model": self.full_name(model)} if model else {}
         try:
             async with (
                 asyncio.timeout(LISTING_TIMEOUT),
-                self._upstream.request("GET", path, **metadata) as reply,
+                self._upstream.request("GET", path, None, headers=None, **about) as reply,
             ):
                 await self._check(reply)
                 return self._errors.decoded(read, await reply.read())

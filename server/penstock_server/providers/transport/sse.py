@@ -52,6 +52,9 @@ class EventStream:
 
     def feed(self, piece: bytes) -> list[ServerSentEvent]:
         """The events that ``piece`` completes. Raises `EventTooLong`."""
+        between = not (self._tail or self._data or self._type or self._skip_newline)
+        if between and b"\r" not in piece:
+            return self._feed_plainly(piece)
         if self._skip_newline and piece:
             self._skip_newline = False
             piece = piece.removeprefix(b"\n")
@@ -65,6 +68,31 @@ class EventStream:
         events: list[ServerSentEvent] = []
         for line in lines:
             self._line(line, events)
+        return events
+
+    def _feed_plainly(self, piece: bytes) -> list[ServerSentEvent]:
+        """`feed` for what nearly always comes: whole events, lines that end with \\n alone."""
+        events: list[ServerSentEvent] = []
+        blocks = piece.split(b"\n\n")
+        rest = blocks.pop()
+        for block in blocks:
+            # "data: …", or "event: …" before it, and nothing else: no need to look at each line.
+            name, line, data = block.rpartition(b"\ndata: ")
+            if not line and block.startswith(b"data: ") and b"\n" not in block:
+                events.append(ServerSentEvent("message", block[6:]))
+            elif line and name.startswith(b"event: ") and b"\n" not in name and b"\n" not in data:
+                events.append(ServerSentEvent(name[7:].decode("utf-8", "replace"), data))
+            else:
+                for each in (*block.split(b"\n"), b""):
+                    self._line(each, events)
+                continue
+            self._at_start = False
+        if rest:
+            *lines, last = rest.split(b"\n")
+            for each in lines:
+                self._line(each, events)
+            if last:
+                self._keep(last)
         return events
 
     def close(self) -> list[ServerSentEvent]:

@@ -214,7 +214,9 @@ class HttpUpstream:
             message += f" ({error.message.splitlines()[0][:200] if error.message else 'no reason'})"
         if self._what_to_do and isinstance(error, _UNREACHABLE):
             message += f": {self._what_to_do}"
-        return Failure(reason, self.redact(message))
+        # Out of patience: trying again would only multiply the wait. A connection is made quickly.
+        out_of_patience = isinstance(error, TimeoutError) and not isinstance(error, _UNREACHABLE)
+        return Failure(reason, self.redact(message), passing=False if out_of_patience else None)
 
     def _unprepared(self, error: Exception) -> Failure:
         """The failure for an SDK that cannot make a request: it finds no credentials, say."""

@@ -1,0 +1,146 @@
+"""What a provider can be told in the configuration.
+
+What it means is ``gateway``'s business, and ``network``'s.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    model_validator,
+)
+
+
+class Section(BaseModel):
+    """A table of the configuration: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _comma_separated(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Strings = Annotated[list[str], BeforeValidator(_comma_separated)]
+
+
+class SidecarSettings(Section):
+    """A provider whose models run in sidecar processes of our own.
+
+    Either ``models`` (the gateway starts and watches a sidecar that owns them) or ``addresses``
+    (sidecars that run elsewhere and own the same models: one pool).
+    """
+
+    kind: Literal["sidecar"]
+    engine: Literal["hf", "mlx"] = "hf"
+    models: dict[str, str] = {}
+    """Name → model directory or Hugging Face hub id."""
+    addresses: Strings = []
+    python: str = ""
+    """The Python that has the engine installed. Default: the gateway's own."""
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: PositiveInt | None = None
+    """CPU threads to compute with. Default: one less than there are cores."""
+    max_queue: PositiveInt = 256
+    """How many requests may wait for the engine before it answers OVERLOADED."""
+    trust_remote_code: bool = False
+    """Whether models may bring Python code of their own, which then runs in the sidecar."""
+    ready_timeout: PositiveFloat | None = None
+    """How long a call waits, in seconds, for a sidecar that is not there yet. Default: 60 where
+    the gateway starts it, 5 where it runs elsewhere."""
+
+    @model_validator(mode="after")
+    def _models_or_addresses(self) -> Self:
+        if bool(self.models) == bool(self.addresses):
+            raise ValueError("set either models (started here) or addresses (started elsewhere)")
+        return self
+
+
+class RetrySettings(Section):
+    """When a call is tried again; see ``retry.RetryPolicy``. Pauses are in seconds."""
+
+    attempts: PositiveInt = 3
+    """How often a call is tried in all; 1: never again."""
+    first_pause: PositiveFloat = 0.5
+    max_pause: PositiveFloat = 8.0
+    max_retry_after: NonNegativeFloat = 30.0
+    """The longest pause that a provider may ask for; beyond it, the caller is told at once."""
+
+
+NetworkKind = Literal[
+    "openai",
+    "azure",
+    "anthropic",
+    "bedrock",
+    "vertex",
+    "ollama",
+    "lmstudio",
+    "vllm",
+    "llamacpp",
+    "sglang",
+    "tgi",
+    "mlx",
+    "transformers",
+    "openrouter",
+    "groq",
+    "mistral",
+    "deepseek",
+    "together",
+    "xai",
+    "gemini",
+    "openai-compatible",
+]
+NETWORK_KINDS: tuple[str, ...] = get_args(NetworkKind)
+
+
+class NetworkSettings(Section):
+    """A provider that is reached over HTTP."""
+
+    kind: NetworkKind
+    base_url: str = ""
+    """Default: the usual one of its kind. Required with "openai-compatible"."""
+    api_key: SecretStr = SecretStr("")
+    """Better: api_key_env, which keeps the key out of the file."""
+    api_key_env: str = ""
+    """The environment variable that holds the key. Default: the usual one of its kind."""
+    api: Literal["", "responses", "chat"] = ""
+    """Which of OpenAI's APIs to speak. Default: "responses" to OpenAI and Azure, else "chat"."""
+    organization: str = ""
+    """OpenAI's organization."""
+    project: str = ""
+    """OpenAI's project, or Google Cloud's for kind "vertex"."""
+    api_version: str = ""
+    """Azure's api-version."""
+    region: str = ""
+    """The cloud's region, for kinds "bedrock" and "vertex"."""
+    profile: str = ""
+    """The profile in ~/.aws that holds the credentials, for kind "bedrock"."""
+    connect_timeout: PositiveFloat = 5.0
+    first_event_timeout: PositiveFloat = 600.0
+    """From the request to the first event of the answer, in seconds: models load and think."""
+    idle_timeout: PositiveFloat = 120.0
+    """The longest silence in the middle of an answer, in seconds."""
+    max_connections: PositiveInt = 4096
+    """The most connections to it at a time; a call that finds none waits for one."""
+    retry: RetrySettings = RetrySettings()
+
+    @model_validator(mode="after")
+    def _base_url_where_unknown(self) -> Self:
+        if self.kind == "openai-compatible" and not self.base_url:
+            raise ValueError('kind "openai-compatible" needs base_url')
+        return self
+
+
+ProviderSettings = Annotated[SidecarSettings | NetworkSettings, Field(discriminator="kind")]
+ProviderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+PROVIDER_SECTIONS = (SidecarSettings, NetworkSettings, RetrySettings)
