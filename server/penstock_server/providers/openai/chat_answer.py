@@ -114,8 +114,8 @@ class ChatAnswer(SseAnswer):
         said = choice.delta or choice.message or MessageJson()
         if choice.logprobs is not None:
             # They wait for the next text: it is this chunk's, if it has some.
-            self._logprobs += map(_logprob, choice.logprobs.content or ())
-            self._logprobs += map(_logprob, choice.logprobs.refusal or ())
+            self._logprobs += map(logprob, choice.logprobs.content or ())
+            self._logprobs += map(logprob, choice.logprobs.refusal or ())
         # Both names hold the same where a server sends both.
         thought = said.reasoning_content or said.reasoning
         if thought and self.show_thinking:
@@ -155,7 +155,8 @@ class ChatAnswer(SseAnswer):
             self._say("tool_call", function.arguments, known[0])
 
 
-def _logprob(heard: LogprobJson) -> v1.TokenLogprob:
+def logprob(heard: LogprobJson) -> v1.TokenLogprob:
+    """A token's log probability, as both of OpenAI's APIs tell it."""
     return v1.TokenLogprob(
         token=heard.token,
         token_bytes=bytes(heard.bytes or ()),
