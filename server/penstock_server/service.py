@@ -107,6 +107,15 @@ class ModelService(v1.ModelServiceServicer):
         provider, model = await self._find(request.model)
         return v1.UnloadModelResponse(model=await provider.unload_model(model, current_call.get()))
 
+    async def PullModel(
+        self, request: v1.PullModelRequest, context: Context
+    ) -> AsyncIterator[v1.PullModelResponse]:
+        """Have a provider fetch a model, reporting progress."""
+        provider, model = await self._find(request.model)
+        async with aclosing(provider.pull_model(model, current_call.get())) as steps:
+            async for step in steps:
+                yield step
+
     async def _find(self, name: str) -> Route:
         _check(validation.model_name(name))
         return await _route(self._router, name, current_call.get())

@@ -62,6 +62,7 @@ class Server:
         self.list_models: Callable[[Any, Context], Awaitable[v1.ListModelsResponse]] = _list
         self.get_model: Callable[[Any, Context], Awaitable[v1.GetModelResponse]] = _get
         self.load_model: Callable[[Any, Context], AsyncIterator[v1.LoadModelResponse]] = _load
+        self.pull_model: Callable[[Any, Context], AsyncIterator[v1.PullModelResponse]] = _pull
         self.unload_model: Callable[[Any, Context], Awaitable[v1.UnloadModelResponse]] = _unload
 
     async def unary(self, name: str, request: Message, context: Context) -> Any:
@@ -146,6 +147,14 @@ async def _load(
     yield v1.LoadModelResponse(progress=1, stage="ready", model=TINY)
 
 
+async def _pull(
+    request: v1.PullModelRequest, context: Context
+) -> AsyncIterator[v1.PullModelResponse]:
+    yield v1.PullModelResponse(stage="pulling manifest")
+    yield v1.PullModelResponse(stage="pulling 8eeb", completed_bytes=50, total_bytes=200)
+    yield v1.PullModelResponse(stage="success", model=TINY)
+
+
 async def _unload(request: v1.UnloadModelRequest, context: Context) -> v1.UnloadModelResponse:
     return v1.UnloadModelResponse(model=v1.Model(name="local/tiny", state=v1.MODEL_STATE_UNLOADED))
 
@@ -182,6 +191,10 @@ class _Models(v1.ModelServiceServicer):
 
     async def LoadModel(self, request: Any, context: Any) -> AsyncIterator[Any]:
         async for message in self.server.streaming("load_model", request, context):
+            yield message
+
+    async def PullModel(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        async for message in self.server.streaming("pull_model", request, context):
             yield message
 
     async def UnloadModel(self, request: Any, context: Any) -> Any:
@@ -253,7 +266,7 @@ class _Threaded:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
-        if name in ("stream", "load_model"):
+        if name in ("stream", "load_model", "pull_model"):
             return lambda *args, **kwargs: _ThreadedStream(method(*args, **kwargs))
         return functools.partial(asyncio.to_thread, method)
 

@@ -214,11 +214,12 @@ async def test_models(cli: Run, server: Server) -> None:
 
 
 async def test_one_model(cli: Run, server: Server) -> None:
-    shown, as_json, loaded, unloaded = await asyncio.gather(
+    shown, as_json, loaded, unloaded, pulled = await asyncio.gather(
         cli("model", "local/tiny"),
         cli("model", "local/tiny", "--json"),
         cli("load", "local/tiny", "--json"),
         cli("unload", "local/tiny"),
+        cli("pull", "local/tiny"),
     )
 
     assert shown.out.splitlines() == [
@@ -230,6 +231,7 @@ async def test_one_model(cli: Run, server: Server) -> None:
     assert json.loads(as_json.out)["contextLength"] == 1024
     assert loaded.err.splitlines() == [" 50% reading weights", "100% ready"]
     assert json.loads(loaded.out)["state"] == "MODEL_STATE_READY"
+    assert pulled.err.splitlines() == ["     pulling manifest", " 25% pulling 8eeb", "     success"]
     assert unloaded.out.splitlines() == ["name   local/tiny", "state  unloaded"]
 
 

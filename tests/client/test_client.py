@@ -67,7 +67,7 @@ def test_flavours_have_the_same_names_and_signatures(sync: type, aio: type) -> N
 
 def test_what_is_awaited() -> None:
     plain = {name for name, call in api(penstock.aio.Client).items() if not is_awaited(call)}
-    assert plain == {"__init__", "stream", "load_model"}
+    assert plain == {"__init__", "stream", "load_model", "pull_model"}
 
 
 def is_awaited(method: Any) -> bool:
@@ -131,6 +131,13 @@ async def test_load_model_tells_how_far_it_is(client: penstock.aio.Client) -> No
     steps = [step async for step in client.load_model("local/tiny")]
 
     assert [step.progress for step in steps] == [0.5, 1]
+    assert steps[-1].model.state == v1.MODEL_STATE_READY
+
+
+async def test_pull_model_tells_how_far_it_is(client: penstock.aio.Client) -> None:
+    steps = [step async for step in client.pull_model("ollama/tiny")]
+
+    assert [step.completed_bytes for step in steps] == [0, 50, 0]
     assert steps[-1].model.state == v1.MODEL_STATE_READY
 
 

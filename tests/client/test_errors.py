@@ -96,6 +96,7 @@ def test_every_code_has_a_class() -> None:
         ("INVALID_REQUEST", penstock.InvalidRequestError, penstock.ProviderError),
         ("CONTEXT_LENGTH_EXCEEDED", penstock.ContextLengthError, penstock.InvalidRequestError),
         ("MESSAGE_TOO_LARGE", penstock.MessageTooLargeError, penstock.InvalidRequestError),
+        ("CONTENT_REFUSED", penstock.ContentRefusedError, penstock.InvalidRequestError),
         ("MODEL_NOT_FOUND", penstock.ModelNotFoundError, penstock.ProviderError),
         ("PROVIDER_NOT_FOUND", penstock.ModelNotFoundError, penstock.ProviderError),
         ("UNSUPPORTED_FEATURE", penstock.UnsupportedFeatureError, penstock.PenstockError),

@@ -32,6 +32,7 @@ from penstock._request import GenerateOptions
 from penstock.errors import (
     AuthenticationError,
     CancelledCallError,
+    ContentRefusedError,
     ContextLengthError,
     DeadlineExceededError,
     FieldViolation,
@@ -72,6 +73,7 @@ __all__ = [
     "AuthenticationError",
     "CancelledCallError",
     "Client",
+    "ContentRefusedError",
     "ContextLengthError",
     "DeadlineExceededError",
     "FieldViolation",

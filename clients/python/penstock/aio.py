@@ -319,6 +319,25 @@ class Client:
         call = self._connections.get().models.UnloadModel
         return (await self._unary(call, request, timeout, metadata)).model
 
+    def pull_model(
+        self, model: str, *, timeout: float | None = None, metadata: Metadata | None = None
+    ) -> ResponseStream[v1.PullModelResponse]:
+        """Has the provider fetch a model; the stream tells how far, and ends once it is there.
+
+        Example::
+
+            async for step in client.pull_model("ollama/qwen3:0.6b"):
+                print(step.stage, step.completed_bytes, step.total_bytes)
+        """
+        request = v1.PullModelRequest(model=model)
+        connection = self._connections.get()
+        arguments = self._settings.call(timeout, metadata)
+        stream = ResponseStream(
+            connection.models.PullModel(request, **arguments), self._settings.target
+        )
+        connection.streams.add(stream)
+        return stream
+
     async def health(
         self, service: str = "", *, timeout: float | None = None, metadata: Metadata | None = None
     ) -> str:

@@ -41,6 +41,7 @@ examples:
   penstock generate --json --seed 7 "Hi" | jq -r '.message.parts[0].text'
   penstock models --target grpcs://gateway.example.com
   penstock load local/tiny
+  penstock pull ollama/qwen3:0.6b
   penstock health && echo up
 
 environment:
@@ -134,6 +135,21 @@ def _load(args: argparse.Namespace) -> int:
             print(f"{step.progress:4.0%} {step.stage}", file=sys.stderr, flush=True)
             model = step.model
         model = model or client.get_model(args.model)  # a model that is there already says nothing
+    _print_model(model, args)
+    return 0
+
+
+def _pull(args: argparse.Namespace) -> int:
+    with _client(args) as client:
+        model, last = None, ""
+        for step in client.pull_model(args.model):
+            share = step.completed_bytes / step.total_bytes if step.total_bytes else 0.0
+            line = f"{share:4.0%} {step.stage}" if step.total_bytes else f"     {step.stage}"
+            if line != last and step.stage:  # providers tell it many times a second
+                print(line, file=sys.stderr, flush=True)
+            last = line
+            model = step.model if step.HasField("model") else model
+        model = model or client.get_model(args.model)
     _print_model(model, args)
     return 0
 
@@ -250,6 +266,7 @@ def _commands() -> dict[str, _Command]:
         ),
         "model": _Command(_model, "describe a model", (name, _JSON)),
         "load": _Command(_load, "bring a local model into memory", (name, _JSON)),
+        "pull": _Command(_pull, "have a provider fetch a model", (name, _JSON)),
         "unload": _Command(_unload, "free a local model's memory", (name, _JSON)),
         "embed": _Command(
             _embed,

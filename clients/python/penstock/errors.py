@@ -12,6 +12,7 @@
     │   ├── RateLimitError                too many requests; ``retry_delay`` tells when to go on
     │   │   └── QuotaExhaustedError       the account is used up: waiting does not help
     │   ├── InvalidRequestError           ``field_violations`` names what is wrong
+    │   │   ├── ContentRefusedError       the provider's filter does not let the request through
     │   │   ├── ContextLengthError        prompt, or prompt and answer, do not fit into the model
     │   │   └── MessageTooLargeError      the message is larger than a side takes
     │   └── ModelNotFoundError            no such model, or no such provider
@@ -144,6 +145,10 @@ class InvalidRequestError(ProviderError):
     """The request is wrong; ``field_violations`` names every wrong field."""
 
 
+class ContentRefusedError(InvalidRequestError):
+    """The provider's filter refused the request for what it says: another provider may not."""
+
+
 class ContextLengthError(InvalidRequestError):
     """Prompt, or prompt and answer, do not fit into the model.
 
@@ -203,6 +208,7 @@ BY_REASON: Mapping[ErrorReason.ValueType, type[PenstockError]] = {
     ErrorReason.ERROR_REASON_INVALID_REQUEST: InvalidRequestError,
     ErrorReason.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED: ContextLengthError,
     ErrorReason.ERROR_REASON_MESSAGE_TOO_LARGE: MessageTooLargeError,
+    ErrorReason.ERROR_REASON_CONTENT_REFUSED: ContentRefusedError,
     ErrorReason.ERROR_REASON_MODEL_NOT_FOUND: ModelNotFoundError,
     ErrorReason.ERROR_REASON_PROVIDER_NOT_FOUND: ModelNotFoundError,
     ErrorReason.ERROR_REASON_UNSUPPORTED_FEATURE: UnsupportedFeatureError,

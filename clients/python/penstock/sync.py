@@ -318,6 +318,21 @@ class Client:
         request = v1.UnloadModelRequest(model=model)
         return self._unary(self._connect().models.UnloadModel, request, timeout, metadata).model
 
+    def pull_model(
+        self, model: str, *, timeout: float | None = None, metadata: Metadata | None = None
+    ) -> ResponseStream[v1.PullModelResponse]:
+        """Has the provider fetch a model; the stream tells how far, and ends once it is there.
+
+        Example::
+
+            for step in client.pull_model("ollama/qwen3:0.6b"):
+                print(step.stage, step.completed_bytes, step.total_bytes)
+        """
+        call = self._connect().models.PullModel
+        arguments = self._settings.call(timeout, metadata)
+        request = v1.PullModelRequest(model=model)
+        return ResponseStream(call(request, **arguments), self._settings.target)
+
     def health(
         self, service: str = "", *, timeout: float | None = None, metadata: Metadata | None = None
     ) -> str:

@@ -86,6 +86,10 @@ class Provider(ABC):
         """Bring a model into memory, reporting progress."""
         raise self.unsupported("LoadModel", model)
 
+    def pull_model(self, model: str, call: Call) -> AsyncGenerator[v1.PullModelResponse, None]:
+        """Fetch a model that the provider does not have yet, reporting progress."""
+        raise self.unsupported("PullModel", model)
+
     async def unload_model(self, model: str, call: Call) -> v1.Model:
         """Free a model's memory."""
         raise self.unsupported("UnloadModel", model)
