@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from penstock_server.provider_settings import NETWORK_KINDS, NetworkSettings
-from penstock_server.providers.anthropic import clients as anthropic_clients
+from penstock_server.providers.anthropic.clients import (
+    anthropic_credentials,
+    bedrock_credentials,
+    vertex_credentials,
+)
 from penstock_server.providers.anthropic.provider import AnthropicProvider
 from penstock_server.providers.http_provider import HttpProvider
 from penstock_server.providers.ollama.address import ollama_url
 from penstock_server.providers.ollama.provider import OllamaProvider
-from penstock_server.providers.openai import clients as openai_clients
 from penstock_server.providers.openai.chat_provider import ChatProvider, bearer
+from penstock_server.providers.openai.clients import azure_credentials, openai_credentials
 from penstock_server.providers.openai.lmstudio import LMStudioProvider
 from penstock_server.providers.openai.responses_provider import ResponsesProvider
 from penstock_server.providers.openai.servers import KNOWN, default_base_url
@@ -52,7 +56,7 @@ class _Order:
 
 def _openai(order: _Order) -> Credentials:
     settings = order.settings
-    return openai_clients.openai_credentials(
+    return openai_credentials(
         order.name,
         base_url=settings.base_url,
         api_key=order.key,
@@ -63,7 +67,7 @@ def _openai(order: _Order) -> Credentials:
 
 def _azure(order: _Order) -> Credentials:
     settings = order.settings
-    return openai_clients.azure_credentials(
+    return azure_credentials(
         order.name,
         base_url=settings.base_url,
         api_key=order.key,
@@ -72,14 +76,12 @@ def _azure(order: _Order) -> Credentials:
 
 
 def _anthropic(order: _Order) -> Credentials:
-    return anthropic_clients.anthropic_credentials(
-        order.name, base_url=order.settings.base_url, api_key=order.key
-    )
+    return anthropic_credentials(order.name, base_url=order.settings.base_url, api_key=order.key)
 
 
 def _bedrock(order: _Order) -> Credentials:
     settings = order.settings
-    return anthropic_clients.bedrock_credentials(
+    return bedrock_credentials(
         order.name,
         region=settings.region,
         profile=settings.profile,
@@ -90,7 +92,7 @@ def _bedrock(order: _Order) -> Credentials:
 
 def _vertex(order: _Order) -> Credentials:
     settings = order.settings
-    return anthropic_clients.vertex_credentials(
+    return vertex_credentials(
         order.name, region=settings.region, project=settings.project, base_url=settings.base_url
     )
 

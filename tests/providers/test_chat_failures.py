@@ -404,7 +404,7 @@ async def test_a_stream_without_an_answer(upstream: Upstream, provider: ChatProv
 async def test_too_long_answers(
     upstream: Upstream, provider: ChatProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock_server.providers.http_reply.MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr("penstock_server.providers.transport.reply.MAX_BODY_BYTES", 1000)
     upstream.will(as_json(completion({"content": "x" * 1000})))
     failure = await failed(provider)
     assert failure.reason_name == "PROVIDER_PROTOCOL"

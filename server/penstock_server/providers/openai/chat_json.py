@@ -2,7 +2,7 @@
 
 Formats: developers.openai.com, API reference, "The chat completion object", "The chat completion
 chunk object", "The model object" and "The embedding object". Beyond these, thoughts come as
-``reasoning_content`` (DeepSeek, SGLang, LM Studio) or ``reasoning`` (Ollama, vLLM, OpenRouter);
+``reasoning_content`` (DeepSeek, SGLang, LM Studio) or ``reasoning`` (vLLM, Groq, OpenRouter);
 vLLM says in ``stop_reason`` which stop string it met. Servers leave out what they like, or send it
 as null, so nearly everything may be None; of the wrong type it may not be.
 """
@@ -46,7 +46,7 @@ class FunctionJson(msgspec.Struct, gc=False):
     """choices[].delta.tool_calls[].function."""
 
     name: str | None = None
-    arguments: str | None = None
+    arguments: str | dict[str, Any] | None = None
 
 
 class ToolCallJson(msgspec.Struct, gc=False):
@@ -55,16 +55,28 @@ class ToolCallJson(msgspec.Struct, gc=False):
     index: int | None = None
     id: str | None = None
     function: FunctionJson | None = None
+    extra_content: Any = None
+
+
+class ContentJson(msgspec.Struct, gc=False):
+    """A piece of a content that is a list: Mistral's way to tell thoughts from text."""
+
+    type: str = "text"
+    text: str | None = None
+    thinking: str | list[ContentJson] | None = None
 
 
 class MessageJson(msgspec.Struct, gc=False):
     """choices[].delta, and choices[].message of a whole answer."""
 
-    content: str | None = None
+    content: str | list[ContentJson] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
     tool_calls: list[ToolCallJson] | None = None
+    reasoning_details: list[Any] | None = None
+    annotations: list[Any] | None = None
+    audio: Any = None
 
 
 class ChoiceJson(msgspec.Struct, gc=False):
@@ -76,6 +88,7 @@ class ChoiceJson(msgspec.Struct, gc=False):
     logprobs: LogprobsJson | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
+    error: Any = None
 
 
 class InputDetailsJson(msgspec.Struct, gc=False):
@@ -112,6 +125,12 @@ class UsageJson(msgspec.Struct, gc=False):
         )
 
 
+class GroqJson(msgspec.Struct, gc=False):
+    """x_groq: where Groq puts the usage of streams."""
+
+    usage: UsageJson | None = None
+
+
 class AnswerJson(msgspec.Struct, gc=False):
     """A chat completion, or a chunk of one; or an error in its place."""
 
@@ -121,16 +140,29 @@ class AnswerJson(msgspec.Struct, gc=False):
     usage: UsageJson | None = None
     system_fingerprint: str | None = None
     service_tier: str | None = None
+    x_groq: GroqJson | None = None
+    citations: list[Any] | None = None
     error: Any = None
 
 
 class ModelJson(msgspec.Struct):
-    """data[] of a list of models; the last two are Anthropic's."""
+    """data[] of a list of models; all but the first two are some vendors' own."""
 
     id: str
     created: int | float | None = None
-    created_at: str | None = None
+    name: str | None = None
     display_name: str | None = None
+    context_length: int | float | None = None
+    context_window: int | float | None = None
+    max_context_length: int | float | None = None
+    max_model_len: int | float | None = None
+    max_completion_tokens: int | float | None = None
+    type: str | None = None
+    supported_parameters: list[str] | None = None
+    architecture: Any = None
+    top_provider: Any = None
+    capabilities: Any = None
+    meta: Any = None
 
 
 class ModelsJson(msgspec.Struct):

@@ -8,19 +8,16 @@ What else the API has no place for is refused.
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
+import msgspec
 from penstock import v1
 
-from penstock_server.errors import Failure
-
-Json = dict[str, Any]
-
-_DETAIL: Mapping[v1.ImageDetail.ValueType, str] = {
-    v1.IMAGE_DETAIL_LOW: "low",
-    v1.IMAGE_DETAIL_HIGH: "high",
-}
+from penstock_server.errors import Failure, Violation
+from penstock_server.providers.body import Json, data_url, kept
+from penstock_server.providers.openai.media import AUDIO_FORMAT, DETAIL, image_url
+from penstock_server.providers.openai.servers import Server
 
 _ROLE: Mapping[v1.Role.ValueType, str] = {
     v1.ROLE_SYSTEM: "system",
@@ -32,17 +29,19 @@ _ROLE: Mapping[v1.Role.ValueType, str] = {
 class MessageWriter:
     """Writes messages for one server.
 
-    ``thinking_name`` is what it takes thoughts back as, "" where it does not; ``unsupported`` makes
-    the failure for a part, by its path, that the API has no place for.
+    ``server`` is its row, ``kind`` that row's name; ``unsupported`` makes the failure for a part,
+    by its path, that the API has no place for.
 
     Example::
 
-        MessageWriter("", unsupported).write(v1.GenerateRequest(prompt="Hi"))
+        MessageWriter(OTHER, "vllm", unsupported).write(v1.GenerateRequest(prompt="Hi"))
         # [{"role": "user", "content": "Hi"}]
     """
 
-    def __init__(self, thinking_name: str, unsupported: Callable[[str], Failure]) -> None:
-        self._thinking_name = thinking_name
+    def __init__(self, server: Server, kind: str, unsupported: Callable[[str], Failure]) -> None:
+        self._thinking_name = server.thinking_name
+        self._call_id_length = server.call_id_length
+        self._kind = kind
         self._unsupported = unsupported
 
     def write(self, request: v1.GenerateRequest) -> list[Json]:
@@ -71,10 +70,12 @@ class MessageWriter:
             kind = part.WhichOneof("content")
             if kind == "text":
                 parts.append({"type": "text", "text": part.text})
-            elif kind == "image" and message.role == v1.ROLE_USER:
-                parts.append(_image(part.image))
             elif kind is not None:  # without content it is opaque, and another provider's
-                raise self._unsupported(f"{path}.parts[{index}].{kind}")
+                write = _USER_PARTS.get(kind)
+                written = write(part) if write and message.role == v1.ROLE_USER else None
+                if written is None:
+                    raise self._unsupported(f"{path}.parts[{index}].{kind}")
+                parts.append(written)
         if len(parts) == 1 and parts[0]["type"] == "text":
             return {"content": parts[0]["text"]}
         return {"content": parts}
@@ -83,9 +84,13 @@ class MessageWriter:
         texts: list[str] = []
         thoughts: list[str] = []
         calls: list[Json] = []
+        opaque: Json = {}
         for index, part in enumerate(message.parts):
             kind = part.WhichOneof("content")
-            if kind == "text":
+            own = kept(part, self._kind)
+            if kind is None and own:
+                opaque |= _object(own, f"{path}.parts[{index}]")
+            elif kind == "text":
                 texts.append(part.text)
             elif kind == "refusal":
                 texts.append(part.refusal)  # the model's own words, which every server takes
@@ -94,16 +99,24 @@ class MessageWriter:
             elif kind == "tool_call":
                 call = part.tool_call
                 function = {"name": call.name, "arguments": call.arguments}
-                calls.append({"id": call.id, "type": "function", "function": function})
+                written = {"id": self._id(call.id), "type": "function", "function": function}
+                calls.append(written | (_object(own, f"{path}.parts[{index}]") if own else {}))
             elif kind is not None:
                 raise self._unsupported(f"{path}.parts[{index}].{kind}")
-        # Null and not empty beside tool calls: Anthropic refuses empty texts.
+        # Null and not empty beside tool calls: some refuse empty texts.
         json: Json = {"content": "".join(texts) or (None if calls else "")}
         if calls:
             json["tool_calls"] = calls
         if thoughts and self._thinking_name:
             json[self._thinking_name] = "".join(thoughts)
-        return json
+        return json | opaque
+
+    def _id(self, call_id: str) -> str:
+        """A call's id as the server wants it; the same for a call and its result."""
+        length = self._call_id_length
+        if not length or (len(call_id) == length and call_id.isalnum()):
+            return call_id
+        return hashlib.sha256(call_id.encode()).hexdigest()[:length]
 
     def _tool_results(self, message: v1.Message, path: str) -> Iterable[Json]:
         for index, part in enumerate(message.parts):
@@ -122,16 +135,50 @@ class MessageWriter:
                     texts.append(inner.text)
                 elif inner_kind is not None:
                     raise self._unsupported(f"{where}.parts[{place}].{inner_kind}")
-            # One string: Ollama makes a list of texts several messages, without the call's id.
-            yield {"role": "tool", "tool_call_id": result.tool_call_id, "content": "\n".join(texts)}
+            # One string, which every server takes.
+            call_id = self._id(result.tool_call_id)
+            yield {"role": "tool", "tool_call_id": call_id, "content": "\n".join(texts)}
 
 
-def _image(image: v1.Image) -> Json:
-    if image.WhichOneof("source") == "url":
-        url = image.url
-    else:
-        url = f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
-    json: Json = {"url": url}
-    if image.detail in _DETAIL:
-        json["detail"] = _DETAIL[image.detail]
+def _object(data: bytes, path: str) -> Json:
+    try:
+        json: Json = msgspec.json.decode(data, type=dict)
+    except (ValueError, RecursionError):
+        problem = "is not what the provider gave: send it back unchanged"
+        raise Failure.invalid([Violation(f"{path}.provider_data", problem)]) from None
+    return json
+
+
+def _image(part: v1.Part) -> Json:
+    json: Json = {"url": image_url(part.image)}
+    if part.image.detail in DETAIL:
+        json["detail"] = DETAIL[part.image.detail]
     return {"type": "image_url", "image_url": json}
+
+
+def _audio(part: v1.Part) -> Json | None:
+    audio = part.audio
+    if audio.media_type not in AUDIO_FORMAT:
+        return None
+    data = base64.b64encode(audio.data).decode()
+    sound = {"data": data, "format": AUDIO_FORMAT[audio.media_type]}
+    return {"type": "input_audio", "input_audio": sound}
+
+
+def _document(part: v1.Part) -> Json | None:
+    document = part.document
+    kind = document.WhichOneof("source")
+    if kind == "file_id":
+        return {"type": "file", "file": {"file_id": document.file_id}}
+    if kind == "data":
+        data = data_url(document.media_type, document.data)
+        name = document.title or "document"
+        return {"type": "file", "file": {"filename": name, "file_data": data}}
+    return None  # no server fetches a document by its URL
+
+
+_USER_PARTS: Mapping[str, Callable[[v1.Part], Json | None]] = {
+    "image": _image,
+    "audio": _audio,
+    "document": _document,
+}

@@ -20,6 +20,7 @@ from penstock_server.providers.http_provider import (
     HttpProvider,
     Written,
 )
+from penstock_server.providers.openai.capabilities import describe
 from penstock_server.providers.openai.chat_answer import ChatAnswer
 from penstock_server.providers.openai.chat_json import (
     ModelJson,
@@ -71,13 +72,14 @@ class ChatProvider(HttpProvider):
         )
         errors = ErrorReader(name, self._server.hints, upstream.redact, request_field)
         super().__init__(name, upstream, errors, local=kind in KNOWN and self._server.local)
-        self._writer = RequestWriter(name, self._server)
+        self._kind = kind
+        self._writer = RequestWriter(name, self._server, kind)
 
     def _write(self, model: str, request: v1.GenerateRequest, *, stream: bool) -> Written:
         return Written("/chat/completions", self._writer.chat(model, request, stream=stream))
 
     def _answer(self, model: str, request: v1.GenerateRequest, call: Call) -> Answer:
-        return ChatAnswer(self.name, model, request, call, self._errors)
+        return ChatAnswer(self.name, model, request, call, self._errors, self._kind)
 
     async def list_models(self, call: Call) -> Sequence[v1.Model]:
         """The server's own list. UNSUPPORTED_FEATURE where it has none."""
@@ -85,13 +87,11 @@ class ChatProvider(HttpProvider):
 
     async def get_model(self, model: str, call: Call) -> v1.Model:
         """One model of the server's list."""
-        names = {model, f"{model}{self._server.default_tag}"}
         for listed in await self._listing():
-            if listed.id in names:
+            if listed.id == model:
                 return self._model(listed)
-        raise self._no_such_model(
-            model, self._server.hints.get(v1.ERROR_REASON_MODEL_NOT_FOUND, "")
-        )
+        hint = self._server.hints.get(v1.ERROR_REASON_MODEL_NOT_FOUND, "")
+        raise self._no_such_model(model, hint)
 
     async def embed(self, model: str, request: v1.EmbedRequest, call: Call) -> v1.EmbedResponse:
         """One vector for each input."""
@@ -118,11 +118,10 @@ class ChatProvider(HttpProvider):
         return "Embed" not in self._server.unsupported
 
     async def _listing(self) -> list[ModelJson]:
-        server = self._server
         try:
             async with (
                 asyncio.timeout(LISTING_TIMEOUT),
-                self._upstream.request("GET", server.models_path) as reply,
+                self._upstream.request("GET", "/models") as reply,
             ):
                 if reply.status in _NO_SUCH_METHOD:
                     raise Failure.unsupported(
@@ -139,17 +138,14 @@ class ChatProvider(HttpProvider):
         model = v1.Model(
             name=self.full_name(listed.id),
             provider=self.name,
-            display_name=listed.display_name or "",
-            # All that a list of names tells; what the model can do besides is not known.
-            capabilities=[v1.CAPABILITY_GENERATE, v1.CAPABILITY_STREAM],
+            display_name=listed.display_name or listed.name or "",
         )
+        describe(model, listed, self._kind)
         if not self._server.local:
             model.state = v1.MODEL_STATE_READY
             # Local servers mean something else by it: when the file was changed.
             with suppress(ValueError):
-                if listed.created_at:
-                    model.create_time.FromJsonString(listed.created_at)
-                elif listed.created:
+                if listed.created:
                     model.create_time.FromSeconds(int(listed.created))
         return model
 

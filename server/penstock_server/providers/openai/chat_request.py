@@ -9,16 +9,15 @@ names the request's field; nothing is left out silently. One exception, as the c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import msgspec
-from google.protobuf.struct_pb2 import Struct, Value
 from penstock import v1
 
-from penstock_server.errors import Failure, Violation
-from penstock_server.providers.openai.chat_messages import Json, MessageWriter
-from penstock_server.providers.openai.servers import Server
+from penstock_server.errors import Failure
+from penstock_server.providers.body import Json, merge, options, parameters, raw
+from penstock_server.providers.openai.chat_messages import MessageWriter
+from penstock_server.providers.openai.servers import Server, Thinks
 
 # Field of Sampling → its name in JSON, where the server's row says nothing else.
 _SAMPLING: Mapping[str, str] = {
@@ -45,14 +44,10 @@ _EFFORT: Mapping[v1.ThinkingOptions.Effort.ValueType, str] = {
 _TOOL_CHOICE: Mapping[v1.ToolChoice.Mode.ValueType, str] = {
     v1.ToolChoice.MODE_AUTO: "auto",
     v1.ToolChoice.MODE_NONE: "none",
-    v1.ToolChoice.MODE_REQUIRED: "required",
 }
 
 # The answer is read by what these say, so provider_options cannot say otherwise.
 _OURS = frozenset({"model", "messages", "stream", "n", "input"})
-
-# Some servers insist on a schema even where there is nothing to say.
-_NO_PARAMETERS: Json = {"type": "object", "properties": {}, "additionalProperties": False}
 
 # Name in JSON → the request's field, for what servers say about their ``param``.
 _FIELDS: Mapping[str, str] = {
@@ -92,15 +87,15 @@ class RequestWriter:
         # b'{"model":"gpt-5-nano","messages":[…],"stream":true,…}'
     """
 
-    def __init__(self, provider: str, server: Server) -> None:
+    def __init__(self, provider: str, server: Server, kind: str = "openai-compatible") -> None:
         self._provider = provider
         self._server = server
-        self._messages = MessageWriter(server.thinking_name, self._unsupported)
+        self._messages = MessageWriter(server, kind, self._unsupported)
 
     def chat(self, model: str, request: v1.GenerateRequest, *, stream: bool) -> bytes:
         """The body for /chat/completions; UNSUPPORTED_FEATURE and INVALID_REQUEST as needed."""
         body: Json = {"model": model, "messages": self._messages.write(request), "stream": stream}
-        if stream:
+        if stream and self._server.stream_usage:
             body["stream_options"] = {"include_usage": True}
         self._sampling(request.sampling, body)
         self._tools(request, body)
@@ -111,7 +106,7 @@ class RequestWriter:
             body["logprobs"] = True
             if request.logprobs.top_logprobs:
                 body["top_logprobs"] = request.logprobs.top_logprobs
-        _merge(body, _options(request.provider_options))
+        merge(body, options(request.provider_options, _OURS))
         return msgspec.json.encode(body)
 
     def embed(self, model: str, request: v1.EmbedRequest) -> bytes:
@@ -119,7 +114,7 @@ class RequestWriter:
         body: Json = {"model": model, "input": list(request.inputs)}
         if request.HasField("dimensions"):
             body["dimensions"] = request.dimensions
-        _merge(body, _options(request.provider_options))
+        merge(body, options(request.provider_options, _OURS))
         return msgspec.json.encode(body)
 
     def _use(self, field: str, path: str = "") -> None:
@@ -156,6 +151,8 @@ class RequestWriter:
             self._use("tool_choice.mode")
         if choice.mode == v1.ToolChoice.MODE_TOOL:
             body["tool_choice"] = {"type": "function", "function": {"name": choice.tool_name}}
+        elif choice.mode == v1.ToolChoice.MODE_REQUIRED:
+            body["tool_choice"] = self._server.required
         elif choice.mode in _TOOL_CHOICE:
             body["tool_choice"] = _TOOL_CHOICE[choice.mode]
         if choice.HasField("parallel_tool_calls"):
@@ -166,9 +163,7 @@ class RequestWriter:
         function: Json = {"name": tool.name}
         if tool.description:
             function["description"] = tool.description
-        function["parameters"] = (
-            _json(tool.parameters, f"{path}.parameters") if tool.parameters else _NO_PARAMETERS
-        )
+        function["parameters"] = parameters(tool, path)
         if tool.HasField("strict"):
             if tool.strict:
                 self._use("tools.strict", f"{path}.strict")
@@ -186,60 +181,47 @@ class RequestWriter:
             schema: Json = {"name": wanted.name or "response"}
             if wanted.description:
                 schema["description"] = wanted.description
-            schema["schema"] = _json(wanted.schema, "response_format.json_schema.schema")
+            schema["schema"] = raw(wanted.schema, "response_format.json_schema.schema")
             schema["strict"] = wanted.strict if wanted.HasField("strict") else True
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
 
     def _thinking(self, thinking: v1.ThinkingOptions, body: Json) -> None:
+        how = self._server.thinks
         if thinking.WhichOneof("amount") == "budget_tokens":
-            raise self._unsupported("thinking.budget_tokens")
-        if thinking.effort in _EFFORT:
+            if how != "reasoning":
+                raise self._unsupported("thinking.budget_tokens")
+            body["reasoning"] = {"max_tokens": thinking.budget_tokens}
+        elif thinking.effort in _EFFORT:
             self._use("thinking.effort")
-            body["reasoning_effort"] = _EFFORT[thinking.effort]
+            _ASK_TO_THINK[how](_EFFORT[thinking.effort], body)
         if thinking.include:
             self._use("thinking.include")  # elsewhere shown anyway; False is up to the reader
 
 
-def _json(text: str, path: str) -> msgspec.Raw:
-    """JSON text as it is, digit for digit, once it is known to be JSON."""
-    raw = text.encode()
-    try:
-        msgspec.json.decode(raw, type=msgspec.Raw)
-    except (ValueError, RecursionError) as error:
-        raise Failure.invalid([Violation(path, f"is not JSON: {error}")]) from None
-    return msgspec.Raw(raw)
+def _by_effort(effort: str, body: Json) -> None:
+    body["reasoning_effort"] = effort
 
 
-def _options(options: Struct) -> Json:
-    wrong = [
-        Violation(f"provider_options.{name}", "is set by Penstock itself")
-        for name in sorted(_OURS & options.fields.keys())
-    ]
-    if wrong:
-        raise Failure.invalid(wrong)
-    return {name: _plain(value) for name, value in options.fields.items()}
+def _by_reasoning(effort: str, body: Json) -> None:
+    body["reasoning"] = {"effort": effort} if effort != "none" else {"enabled": False}
 
 
-def _plain(value: Value) -> Any:
-    kind = value.WhichOneof("kind")
-    if kind == "struct_value":
-        return {name: _plain(inner) for name, inner in value.struct_value.fields.items()}
-    if kind == "list_value":
-        return [_plain(inner) for inner in value.list_value.values]
-    if kind == "number_value":
-        # A Struct knows no integers, and servers in Go refuse 40.0 where they want 40.
-        number = value.number_value
-        return int(number) if number.is_integer() and abs(number) < 2**53 else number
-    return None if kind in (None, "null_value") else getattr(value, kind)
+def _by_template(effort: str, body: Json) -> None:
+    """A template only knows yes and no; servers hand the effort on where a model knows it."""
+    body["chat_template_kwargs"] = {"enable_thinking": effort != "none"}
+    if effort != "none":
+        body["reasoning_effort"] = effort
 
 
-def _merge(body: Json, options: Mapping[str, Any]) -> None:
-    """Put ``options`` into ``body``: objects are merged, everything else is replaced."""
-    for name, value in options.items():
-        there = body.get(name)
-        if isinstance(there, dict) and isinstance(value, dict):
-            merged = dict(there)  # may be a table's
-            _merge(merged, value)
-            body[name] = merged
-        else:
-            body[name] = value
+def _by_switch(effort: str, body: Json) -> None:
+    body["thinking"] = {"type": "disabled" if effort == "none" else "enabled"}
+    if effort != "none":
+        body["reasoning_effort"] = effort
+
+
+_ASK_TO_THINK: Mapping[Thinks, Callable[[str, Json], None]] = {
+    "effort": _by_effort,
+    "reasoning": _by_reasoning,
+    "template": _by_template,
+    "switch": _by_switch,
+}

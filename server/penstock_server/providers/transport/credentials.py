@@ -66,7 +66,7 @@ class Fixed:
     ) -> None:
         self.base_url = checked_url(name, base_url)
         self.secrets = tuple(filter(None, secrets))
-        self._headers = dict(headers or {})
+        self.headers = dict(headers or {})
         # A URL is parsed once for each path, not for each request.
         self._urls: dict[str, URL] = {}
 
@@ -79,7 +79,7 @@ class Fixed:
             url = URL(self.base_url + path, encoded=True)
             if len(self._urls) < 64:  # paths with models in them are many
                 self._urls[path] = url
-        return Outgoing(url, {**self._headers, **headers}, body)
+        return Outgoing(url, {**self.headers, **headers}, body)
 
 
 class Prepared:

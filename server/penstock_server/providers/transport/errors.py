@@ -119,6 +119,10 @@ _BY_WORDS: tuple[tuple[re.Pattern[str], Reason], ...] = (
         v1.ERROR_REASON_MODEL_NOT_FOUND,
     ),
     (
+        re.compile(r"does not support (tools|thinking|images|embeddings?|chat)", re.IGNORECASE),
+        v1.ERROR_REASON_UNSUPPORTED_FEATURE,
+    ),
+    (
         re.compile(r"credit balance|current quota", re.IGNORECASE),
         v1.ERROR_REASON_PROVIDER_QUOTA_EXHAUSTED,
     ),
@@ -145,6 +149,7 @@ _SAYS: Mapping[Reason, str] = {
 _WORDS_IN = ("message", "Message", "detail", "error")
 _MAX_WORDS = 500
 _MAX_SEARCHED = 4_000
+_FEATURE = re.compile(r"does not support (?P<feature>\w+)", re.IGNORECASE)
 _MAX_BODY = 64 * 1024
 _LONGEST_DELAY = 24 * 3600.0
 _TITLE = re.compile(r"<title[^<>]*>", re.IGNORECASE)
@@ -210,7 +215,10 @@ class ErrorReader:
             passing=_passing(status, headers),
         )
         if reason == v1.ERROR_REASON_UNSUPPORTED_FEATURE:
-            failure.metadata["feature"] = field or complaint.param
+            named = _FEATURE.search(complaint.words[:_MAX_SEARCHED])
+            failure.metadata["feature"] = (
+                field or complaint.param or (named["feature"] if named else "")
+            )
         return failure
 
     def nonsense(self, what: str) -> Failure:
