@@ -99,7 +99,7 @@ def comparable(answer: v1.GenerateResponse, expected: v1.GenerateResponse) -> v1
         copy.ClearField("provider_metadata")
     for part, wanted in zip(copy.message.parts, expected.message.parts, strict=False):
         if wanted.HasField("tool_call") and not wanted.tool_call.id:
-            assert part.tool_call.id, "a call without an id"
+            assert part.tool_call.id or answer is expected, "a call without an id"
             part.tool_call.id = ""
     return copy
 

@@ -85,7 +85,7 @@ CASES: dict[str, Case] = {
     "filtered": Case(
         {"content": "I"}, [{"content": "I"}], [{"text": "I"}], "content_filter", "CONTENT_FILTER"
     ),
-    "another reason": Case({"content": "x"}, [{"content": "x"}], [{"text": "x"}], "eos", "OTHER"),
+    "another reason": Case({"content": "x"}, [{"content": "x"}], [{"text": "x"}], "odd", "OTHER"),
     "a refusal": Case(
         {"refusal": "I cannot."},
         [{"refusal": "I "}, {"refusal": "cannot."}],

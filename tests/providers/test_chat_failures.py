@@ -251,7 +251,7 @@ async def test_nobody_there(connect: Connect) -> None:
         unused.bind(("127.0.0.1", 0))  # bound, but nobody listens
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
         for kind, advice in (
-            ("ollama", "`ollama serve`"),
+            ("vllm", "`vllm serve MODEL`"),
             ("lmstudio", "`lms server start`"),
             ("other", "is the server running"),
         ):

@@ -19,7 +19,7 @@ async def test_a_local_server_is_well_while_it_runs(
     monkeypatch.setattr(http_provider, "LOOK_AGAIN", 0.01)
     upstream.will(as_json({"object": "list", "data": []}))
     told: asyncio.Queue[bool] = asyncio.Queue()
-    provider = connect("ollama")
+    provider = connect("lmstudio")
     await provider.start(told.put_nowait)
     async with asyncio.timeout(10):
         assert await told.get()

@@ -154,7 +154,7 @@ async def test_a_tool_round_trip(upstream: Upstream, provider: ChatProvider) -> 
 async def test_thoughts_go_back_only_where_they_are_taken(
     upstream: Upstream, connect: Connect
 ) -> None:
-    body = await sent(upstream, connect("ollama"), from_json(messages=TOOL_TRIP, prompt=""))
+    body = await sent(upstream, connect("vllm"), from_json(messages=TOOL_TRIP, prompt=""))
     assert body["messages"][1]["reasoning"] == "They want the weather."
 
 
@@ -338,8 +338,8 @@ def one_part(role: str, part: dict[str, Any]) -> dict[str, Any]:
     return {"messages": [{"role": f"ROLE_{role}", "parts": [part]}]}
 
 
-SOUND = {"audio": {"data": "eA==", "mediaType": "audio/wav"}}
-PAPER = {"document": {"data": "eA==", "mediaType": "application/pdf"}}
+FLAC = {"audio": {"data": "eA==", "mediaType": "audio/flac"}}
+PAPER = {"document": {"url": "https://example.com/paper.pdf"}}
 PICTURE = {"image": {"url": "https://example.com/cat.png"}}
 STRICT_TOOL = [{"name": "f"}, {"name": "g", "strict": True}]
 
@@ -349,33 +349,30 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("openai", {"sampling": {"minP": 0.5}}, "sampling.min_p"),
     ("openai", {"sampling": {"repetitionPenalty": 2}}, "sampling.repetition_penalty"),
     ("openai", {"thinking": {"include": True}}, "thinking.include"),
-    ("anthropic", {"sampling": {"topK": 5}}, "sampling.top_k"),
-    ("anthropic", {"sampling": {"seed": 5}}, "sampling.seed"),
-    ("anthropic", {"sampling": {"presencePenalty": 1}}, "sampling.presence_penalty"),
-    ("anthropic", {"sampling": {"logitBias": {"1": 1}}}, "sampling.logit_bias"),
-    ("anthropic", {"responseFormat": {"jsonObject": {}}}, "response_format.json_object"),
+    ("mistral", {"sampling": {"topK": 5}}, "sampling.top_k"),
+    ("deepseek", {"sampling": {"seed": 5}}, "sampling.seed"),
+    ("gemini", {"sampling": {"logitBias": {"1": 1}}}, "sampling.logit_bias"),
+    ("mlx", {"responseFormat": {"jsonObject": {}}}, "response_format.json_object"),
     (
-        "anthropic",
+        "transformers",
         {"responseFormat": {"jsonSchema": {"schema": "{}"}}},
         "response_format.json_schema",
     ),
-    ("anthropic", {"logprobs": {}}, "logprobs"),
-    ("anthropic", {"thinking": {"effort": "EFFORT_LOW"}}, "thinking.effort"),
-    ("anthropic", {"tools": STRICT_TOOL}, "tools[1].strict"),
-    ("ollama", {"sampling": {"topK": 5}}, "sampling.top_k"),
-    ("ollama", {"sampling": {"logitBias": {"1": 1}}}, "sampling.logit_bias"),
+    ("groq", {"logprobs": {}}, "logprobs"),
+    ("tgi", {"thinking": {"effort": "EFFORT_LOW"}}, "thinking.effort"),
+    ("mlx", {"tools": STRICT_TOOL}, "tools[1].strict"),
     (
-        "ollama",
+        "mlx",
         {"tools": [{"name": "f"}], "toolChoice": {"mode": "MODE_REQUIRED"}},
         "tool_choice.mode",
     ),
     (
-        "ollama",
+        "deepseek",
         {"tools": [{"name": "f"}], "toolChoice": {"parallelToolCalls": False}},
         "tool_choice.parallel_tool_calls",
     ),
     ("other", {"thinking": {"budgetTokens": 5}}, "thinking.budget_tokens"),
-    ("other", one_part("USER", SOUND), "messages[0].parts[0].audio"),
+    ("other", one_part("USER", FLAC), "messages[0].parts[0].audio"),
     ("other", one_part("USER", PAPER), "messages[0].parts[0].document"),
     ("other", one_part("SYSTEM", PICTURE), "messages[0].parts[0].image"),
     ("other", one_part("ASSISTANT", PICTURE), "messages[0].parts[0].image"),
@@ -410,6 +407,6 @@ async def test_what_says_no_more_than_the_default_passes(
     thinking = {"include": False}
     request = from_json(tools=[{"name": "f", "strict": False}], toolChoice=choice)
     request.thinking.CopyFrom(ParseDict(thinking, v1.ThinkingOptions()))
-    for kind in ("anthropic", "ollama"):
+    for kind in ("mlx", "transformers"):
         body = await sent(upstream, connect(kind), request)
         assert body["tool_choice"] == "auto"
