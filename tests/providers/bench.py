@@ -49,7 +49,9 @@ class Bench:
             return self.server.addresses[0]
 
         address = self.loop.run(start())
-        self.clients = {name: make(address) for name, make in FLAVOURS.items()}
+        # The clients' own retries, for UNAVAILABLE, would only take time.
+        options = {"grpc.enable_retries": 0}
+        self.clients = {name: make(address, options=options) for name, make in FLAVOURS.items()}
 
     def close(self) -> None:
         for client in self.clients.values():

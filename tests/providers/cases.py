@@ -93,3 +93,5 @@ class Vendor:
     model: str = "m"
     stream_type: str = "text/event-stream"
     key: str = ""
+    like: str = ""
+    """The vendor whose code this one shares: what is not tested here is tested there."""

@@ -262,12 +262,11 @@ ROWS = (*FEATURES, "errors", "cancellation")
 def matrix() -> str:
     names = [vendor.name for vendor in VENDORS]
     lines = [f"| | {' | '.join(names)} |", f"| --- |{' :-: |' * len(names)}"]
-    counts = {(v.name, c.feature): 0 for v in VENDORS for c in v.cases}
-    for vendor in VENDORS:
-        for case in vendor.cases:
-            counts[vendor.name, case.feature] += 1
     for row in ROWS:
-        cells = ["✓" if (name, row) in passed else "–" for name in names]
+        cells = [
+            "✓" if (vendor.name, row) in passed else "·" if vendor.like else "–"
+            for vendor in VENDORS
+        ]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -764,6 +764,21 @@ def make_bedrock(name: str, url: str, **settings: Any) -> AnthropicProvider:
     return AnthropicProvider(name, credentials, cloud="bedrock", **settings)
 
 
+def make_vertex(name: str, url: str, **settings: Any) -> AnthropicProvider:
+    import anthropic
+
+    sdk = anthropic.AsyncAnthropicVertex(
+        access_token="ya29.very-secret",
+        region="europe-west1",
+        project_id="example",
+        base_url=url,
+        max_retries=0,
+        http_client=never_sending(),
+    )
+    credentials = Prepared(sdk, secrets=("ya29.very-secret",))
+    return AnthropicProvider(name, credentials, cloud="vertex", **settings)
+
+
 def on_bedrock(case: Case) -> Case:
     asked = {k: v for k, v in case.asked.items() if k != "stream"}
     stream_ = framed(case.stream)
@@ -805,5 +820,15 @@ VENDORS = (
         model="anthropic.claude-sonnet-5-v1:0",
         stream_type="application/vnd.amazon.eventstream",
         key="wJalrXUtnFEMI-very-secret",
+    ),
+    Vendor(
+        "anthropic (Vertex)",
+        make_vertex,
+        tuple(case for case in CASES if case.feature in ("text", "parallel tools", "thinking")),
+        ERRORS[:9],
+        OPENING,
+        model="claude-sonnet-5",
+        key="ya29.very-secret",
+        like="anthropic",
     ),
 )

@@ -15,6 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 from penstock import v1
 from penstock_server.providers.openai.chat_provider import ChatProvider, bearer
 from penstock_server.providers.openai.clients import openai_credentials
+from penstock_server.providers.openai.lmstudio import LMStudioProvider
 
 from tests.providers.cases import BadAnswer, Case, Vendor
 
@@ -585,6 +586,39 @@ VLLM = (
     ),
 )  # fmt: skip
 
+LMSTUDIO = (
+    *(
+        one
+        for one in CASES
+        if one.feature not in ("JSON object", "sampling", "thinking", "audio in", "document in")
+    ),
+    THINKING,
+    case(
+        "JSON object",
+        "by a schema that means the same",
+        {"content": '{"n": 4}'},
+        answer(text('{"n": 4}')),
+        with_json_object(),
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "response", "schema": {"type": "object"}},
+            }
+        },
+    ),
+    case(
+        "sampling",
+        "other names",
+        HELLO,
+        answer(HELLO_PART),
+        v1.GenerateRequest(
+            prompt="Hi",
+            sampling=v1.Sampling(max_output_tokens=9, top_k=3, repetition_penalty=1.5),
+        ),
+        {"max_tokens": 9, "top_k": 3, "repeat_penalty": 1.5},
+    ),
+)
+
 DETAILS = [
     {"type": "reasoning.summary", "summary": "Kurz überlegt.", "index": 0},
     {"type": "reasoning.encrypted", "data": "gAAAAABo==", "index": 1},
@@ -790,11 +824,16 @@ def make(kind: str) -> Callable[..., ChatProvider]:
 
 
 def like(name: str, kind: str, cases: tuple[Case, ...]) -> Vendor:
-    return Vendor(name, make(kind), cases, FEW_ERRORS, OPENING, key=KEY)
+    return Vendor(name, make(kind), cases, FEW_ERRORS, OPENING, key=KEY, like="openai (Chat)")
+
+
+def make_lmstudio(name: str, url: str, **settings: Any) -> ChatProvider:
+    return LMStudioProvider(name, bearer(name, f"{url}/v1", KEY), kind="lmstudio", **settings)
 
 
 VENDORS = (
     Vendor("openai (Chat)", make_openai, CASES, ERRORS, OPENING, model="gpt-4.1", key=KEY),
+    Vendor("lmstudio", make_lmstudio, LMSTUDIO, FEW_ERRORS, OPENING, key=KEY, like="openai (Chat)"),
     like("vllm", "vllm", VLLM),
     like("openrouter", "openrouter", OPENROUTER),
     like("mistral", "mistral", MISTRAL),

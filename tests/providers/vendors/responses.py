@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 from penstock import v1
-from penstock_server.providers.openai.clients import openai_credentials
+from penstock_server.providers.openai.clients import azure_credentials, openai_credentials
 from penstock_server.providers.openai.responses_provider import ResponsesProvider
 
 from tests.providers.cases import BadAnswer, Case, Vendor
@@ -744,4 +744,25 @@ def make(name: str, url: str, **settings: Any) -> ResponsesProvider:
     return ResponsesProvider(name, credentials, kind="openai", **settings)
 
 
-VENDOR = Vendor("openai (Responses)", make, CASES, ERRORS, OPENING, model="gpt-5-nano", key=KEY)
+def make_azure(name: str, url: str, **settings: Any) -> ResponsesProvider:
+    credentials = azure_credentials(name, base_url=url, api_key=KEY)
+    return ResponsesProvider(name, credentials, kind="azure", **settings)
+
+
+def few(*features: str) -> tuple[Case, ...]:
+    return tuple(next(one for one in CASES if one.feature == feature) for feature in features)
+
+
+VENDORS = (
+    Vendor("openai (Responses)", make, CASES, ERRORS, OPENING, model="gpt-5-nano", key=KEY),
+    Vendor(
+        "azure",
+        make_azure,
+        few("text", "parallel tools", "JSON schema", "thinking round trip", "usage"),
+        ERRORS[:8],
+        OPENING,
+        model="gpt-5-nano",
+        key=KEY,
+        like="openai (Responses)",
+    ),
+)
