@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 import pytest
-from penstock_server import config
+from penstock_server import config, provider_settings
 from penstock_server.config import ConfigError, GatewayConfig
 
 
@@ -66,9 +66,9 @@ def test_providers_from_a_file(tmp_path: Path) -> None:
     providers = load("--config", "p.toml").providers
     assert providers is not None
     gpu, groq = providers["gpu"], providers["groq"]
-    assert isinstance(gpu, config.SidecarSettings)
+    assert isinstance(gpu, provider_settings.SidecarSettings)
     assert gpu.models == {"llama.3": "org/llama", "tiny": "/models/tiny"}
-    assert isinstance(groq, config.NetworkSettings)
+    assert isinstance(groq, provider_settings.NetworkSettings)
     assert "secret-key" not in repr(groq)
     assert "secret-key" not in load("--config", "p.toml").model_dump_json()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from penstock import v1
@@ -101,8 +101,7 @@ class Answer(ABC):
         response = assembler.response
         response.logprobs.extend(self._logprobs)  # of tokens without any text
         response.provider_finish_reason = self.finish_reason
-        if self.about:
-            response.provider_metadata.update(self.about)
+        _describe(response, self.about)
         self._events += assembler.complete(self._finish_reason(response), self._usage())
         events, self._events = self._events, []
         return events
@@ -192,6 +191,15 @@ class Answer(ABC):
         self._kind, self._texts = None, []
         logprobs, self._logprobs = self._logprobs, []
         self._events += self._assembler.add(kind, text, key=key, logprobs=logprobs)
+
+
+def _describe(response: v1.GenerateResponse, about: Mapping[str, Any]) -> None:
+    """``provider_metadata``; most of it is text, and `Struct.update` is slow with that."""
+    for name, value in about.items():
+        if isinstance(value, str):
+            response.provider_metadata.fields[name].string_value = value
+        else:
+            response.provider_metadata.update({name: value})
 
 
 class SseAnswer(Answer):

@@ -41,6 +41,8 @@ def parameters(tool: v1.Tool, path: str) -> object:
 
 def options(given: Struct, ours: Iterable[str]) -> Json:
     """``provider_options`` as JSON; INVALID_REQUEST for those that only Penstock may set."""
+    if not given.fields:
+        return {}
     wrong = [
         Violation(f"provider_options.{name}", "is set by Penstock itself")
         for name in sorted(given.fields.keys() & set(ours))

@@ -77,15 +77,16 @@ class EventStream:
         rest = blocks.pop()
         for block in blocks:
             # "data: …", or "event: …" before it, and nothing else: no need to look at each line.
-            name, line, data = block.rpartition(b"\ndata: ")
-            if not line and block.startswith(b"data: ") and b"\n" not in block:
+            if block.startswith(b"data: ") and b"\n" not in block:
                 events.append(ServerSentEvent("message", block[6:]))
-            elif line and name.startswith(b"event: ") and b"\n" not in name and b"\n" not in data:
-                events.append(ServerSentEvent(name[7:].decode("utf-8", "replace"), data))
-            else:
-                for each in (*block.split(b"\n"), b""):
-                    self._line(each, events)
                 continue
+            name, line, data = block.partition(b"\ndata: ")
+            if line and name.startswith(b"event: ") and b"\n" not in name and b"\n" not in data:
+                events.append(ServerSentEvent(name[7:].decode("utf-8", "replace"), data))
+                continue
+            for each in (*block.split(b"\n"), b""):
+                self._line(each, events)
+        if events:
             self._at_start = False
         if rest:
             *lines, last = rest.split(b"\n")
