@@ -53,9 +53,9 @@ class Floor(v1.GenerationServiceServicer):
             answer = _decode(await response.read())
         message = answer.choices[0].message
         assert message is not None
-        return v1.GenerateResponse(message=v1.Message(parts=[v1.Part(text=message.content)]))
+        return v1.GenerateResponse(message=v1.Message(parts=[v1.Part(text=message.content or "")]))
 
-    async def StreamGenerate(
+    async def StreamGenerate(  # type: ignore[override] # writes instead of yielding
         self, request: v1.StreamGenerateRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> None:
         """The deltas' texts."""

@@ -23,9 +23,9 @@ import grpc
 import uvloop
 from penstock import v1
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from gateway import Process, running
+from benchmarks.gateway import Process, running
 
 CALLERS = 48
 WARM_UP = 0.25

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 from penstock import v1
-from penstock_server.app import Server
 
 from tests.providers.cases import Case, Vendor
 from tests.providers.upstream import Script, Upstream, serving
@@ -33,7 +32,6 @@ class Bench:
         self.loop = LoopThread()
         self.upstreams: dict[str, Upstream] = {}
         self.clients: dict[str, Any] = {}
-        self.server: Server | None = None
         self._stack = AsyncExitStack()
 
     def start(self, vendors: Sequence[Vendor]) -> None:
@@ -45,8 +43,8 @@ class Bench:
                 provider = vendor.make(slug(vendor), root(upstream))
                 provider._local = False  # nobody looks at its health: every request is a test's
                 providers.append(provider)
-            self.server, _ = await self._stack.enter_async_context(scripted.serving(*providers))
-            return self.server.addresses[0]
+            server, _ = await self._stack.enter_async_context(scripted.serving(*providers))
+            return server.addresses[0]
 
         address = self.loop.run(start())
         # The clients' own retries, for UNAVAILABLE, would only take time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from penstock import v1
@@ -31,7 +32,7 @@ NOMIC = {
     "loaded_instances": [],
     "max_context_length": 2048,
 }
-LIST = {"models": [QWEN, NOMIC]}
+LIST: dict[str, Any] = {"models": [QWEN, NOMIC]}
 
 
 @pytest.fixture
@@ -139,8 +140,8 @@ async def test_download(
     ]
     assert steps[-1].model.name == "up/nomic"
     assert upstream.received[1].path == "/api/v1/models/download/status/job_1"
-    for answer in ({"status": "already_downloaded"}, LIST):
-        upstream.will(as_json(answer))
+    upstream.will(as_json({"status": "already_downloaded"}))
+    upstream.will(as_json(LIST))
     steps = [step async for step in provider.pull_model("nomic", CALL)]
     assert [s.stage for s in steps] == ["already_downloaded", "ready"]
     upstream.will(as_json({"job_id": "job_2", "status": "failed"}))

@@ -20,8 +20,16 @@ async def upstream() -> AsyncIterator[Upstream]:
         yield running
 
 
-def connected(upstream: Upstream, patience: Patience | None = None, **more: int) -> HttpUpstream:
-    return HttpUpstream("up", Fixed("up", upstream.url), patience=patience, **more)
+def connected(upstream: Upstream, patience: Patience | None = None, limit: int = 9) -> HttpUpstream:
+    return HttpUpstream("up", Fixed("up", upstream.url), patience=patience, max_connections=limit)
+
+
+def waits(pause: float, times: int) -> list[float | bytes]:
+    """Comments that keep a connection alive."""
+    pieces: list[float | bytes] = []
+    for _ in range(times):
+        pieces += [pause, b": wait\n\n"]
+    return pieces
 
 
 async def read_all(http: HttpUpstream) -> bytes:
@@ -52,7 +60,7 @@ async def test_what_came_in_the_same_moment_as_the_end_is_not_lost(upstream: Ups
 
 async def test_comments_do_not_count_as_the_first_event(upstream: Upstream) -> None:
     http = connected(upstream, Patience(first_event=0.3, idle=5))
-    upstream.otherwise = Script([b": wait\n\n", *[0.05, b": wait\n\n"] * 30])
+    upstream.otherwise = Script([b": wait\n\n", *waits(0.05, 30)])
     started = time.monotonic()
     with pytest.raises(Failure, match="fell silent") as caught:
         await read_all(http)
@@ -64,7 +72,7 @@ async def test_comments_do_not_count_as_the_first_event(upstream: Upstream) -> N
 
 async def test_after_the_first_event_only_silence_counts(upstream: Upstream) -> None:
     http = connected(upstream, Patience(first_event=0.3, idle=0.4))
-    upstream.will(Script([b"data: 1\n\n", *[0.15, b": wait\n\n"] * 4], ending="hold"))
+    upstream.will(Script([b"data: 1\n\n", *waits(0.15, 4)], ending="hold"))
     heard = b""
     started = time.monotonic()
     with pytest.raises(Failure, match="fell silent"):
@@ -92,7 +100,7 @@ async def test_a_slow_reader_is_not_a_silent_server(upstream: Upstream) -> None:
 
 
 async def test_who_finds_no_connection_waits_for_one(upstream: Upstream) -> None:
-    http = connected(upstream, max_connections=2)
+    http = connected(upstream, limit=2)
     upstream.otherwise = Script([0.1, b"x"])
     assert await asyncio.gather(*(read_all(http) for _ in range(6))) == [b"x"] * 6
     assert upstream.connections == 2
@@ -100,7 +108,7 @@ async def test_who_finds_no_connection_waits_for_one(upstream: Upstream) -> None
 
 
 async def test_a_wait_for_a_connection_ends_too(upstream: Upstream) -> None:
-    http = connected(upstream, Patience(first_event=0.2, idle=5), max_connections=1)
+    http = connected(upstream, Patience(first_event=0.2, idle=5), limit=1)
     upstream.will(Script([b"x"], ending="hold"))
     async with http.request("POST", "/x", b"{}") as reply:
         await reply.more()

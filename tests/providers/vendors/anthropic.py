@@ -72,7 +72,13 @@ def stream(
     output: int = 13,
     **more: Any,
 ) -> bytes:
-    started = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": []}
+    started: dict[str, Any] = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [],
+    }
     started |= {"stop_reason": None, "stop_sequence": None, "usage": {**usage, "output_tokens": 1}}
     out = [event("message_start", message=started), event("ping")]
     for index, block in enumerate(blocks):
@@ -184,9 +190,9 @@ THOUGHT_PARTS = (
     ),
     text("Four."),
 )
-SEARCH = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search",
+SEARCH: dict[str, Any] = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search",
           "input": {"query": "Zürich Wetter"}}  # fmt: skip
-FOUND = {
+FOUND: dict[str, Any] = {
     "type": "web_search_tool_result",
     "tool_use_id": "srvtoolu_1",
     "content": [{"type": "web_search_result", "title": "Wetter", "url": "https://w.ch"}],

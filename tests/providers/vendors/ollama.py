@@ -20,7 +20,7 @@ from tests.providers.cases import BadAnswer, Case, Vendor
 
 WORDS = "Grüße aus 東京 🎉, wie geht's?"
 SCHEMA = '{"type":"object","properties":{"n":{"type":"integer","maximum":9007199254740993}}}'
-END = {
+END: dict[str, Any] = {
     "done": True,
     "total_duration": 4883583458,
     "load_duration": 1334875,
@@ -32,7 +32,11 @@ END = {
 
 
 def line(message: Mapping[str, Any] | None = None, **fields: Any) -> bytes:
-    told = {"model": "m", "created_at": "2026-11-24T15:00:00.123456789Z", "done": False}
+    told: dict[str, Any] = {
+        "model": "m",
+        "created_at": "2026-11-24T15:00:00.123456789Z",
+        "done": False,
+    }
     told["message"] = {"role": "assistant", "content": "", **(message or {})}
     return json.dumps({**told, **fields}, ensure_ascii=False).encode() + b"\n"
 
