@@ -46,6 +46,16 @@ test: $(VENV)/.test ## Set up what is missing and run all tests, with coverage
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
+# An independent server for the tests: llama.cpp's, from the sources that llama-cpp-python ships.
+PEERS := build/peers
+LLAMA_CPP_PYTHON := 0.3.36
+LLAMA_FLAGS := -DCMAKE_BUILD_TYPE=Release -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+  -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_APP=OFF
+
+.PHONY: test-peers
+test-peers: $(VENV)/.test $(PEERS)/tiny.gguf ## Test against llama.cpp's server (builds it once: 10 minutes)
+	PENSTOCK_PEERS=$(PEERS) $(BIN)/python -m pytest tests/peers $(ARGS)
+
 .PHONY: check
 check: lint types contract generated ## Everything CI checks beside the tests
 
@@ -111,6 +121,21 @@ $(VENV)/.test: $(VENV)/.serve tests/requirements.txt $(TEST_PROJECTS)
 	@echo "Installing what the tests need"
 	$(PIP) install $(PIP_ARGS) -c constraints.txt $(addprefix -e ,$(TEST_DISTS)) -r tests/requirements.txt
 	@touch $@
+
+$(PEERS)/bin/llama-server:
+	@echo "Building llama-server (once; needs cmake and a C++ compiler)"
+	@mkdir -p $(PEERS)
+	$(PYTHON) -m pip --disable-pip-version-check download --quiet $(PIP_ARGS) --no-deps \
+	  --no-binary llama-cpp-python --dest $(PEERS) llama-cpp-python==$(LLAMA_CPP_PYTHON)
+	tar -xzf $(PEERS)/llama_cpp_python-$(LLAMA_CPP_PYTHON).tar.gz -C $(PEERS)
+	cmake -S $(PEERS)/llama_cpp_python-$(LLAMA_CPP_PYTHON)/vendor/llama.cpp -B $(PEERS) $(LLAMA_FLAGS)
+	cmake --build $(PEERS) --target llama-server --parallel
+
+$(PEERS)/tiny.gguf: $(PEERS)/bin/llama-server tests/peers/convert.py models/tiny/model.safetensors
+	@$(PYTHON) -m venv $(PEERS)/venv
+	@$(PEERS)/venv/bin/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS) gguf==0.19.0 numpy==2.4.6
+	cp $(PEERS)/llama_cpp_python-$(LLAMA_CPP_PYTHON)/vendor/llama.cpp/models/templates/meetkai-functionary-medium-v3.2.jinja $(PEERS)/tools.jinja
+	$(PEERS)/venv/bin/python tests/peers/convert.py models/tiny $@
 
 $(GENERATOR)/.ready: Makefile
 	@$(PYTHON) -m venv $(GENERATOR)

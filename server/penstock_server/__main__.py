@@ -12,7 +12,7 @@ from penstock_server.app import Server, run
 _EPILOG = """\
 Without any configuration the gateway listens on 127.0.0.1:50051 and serves the embedded model as
 local/tiny, every hosted provider whose key is in the environment (OPENAI_API_KEY,
-ANTHROPIC_API_KEY), and Ollama and LM Studio at their usual ports.
+ANTHROPIC_API_KEY, GROQ_API_KEY, …), and Ollama and LM Studio at their usual ports.
 
 Any key can be set in the file, in the environment and by --set, the later one winning:
   [shutdown] drain = 10      PENSTOCK_SHUTDOWN__DRAIN=10      --set shutdown.drain=10

@@ -162,7 +162,7 @@ WEATHER = v1.Tool(
     parameters='{"type":"object","properties":{"city":{"type":"string","n":9007199254740993}}}',
     strict=True,
 )
-TWO_CALLS = [
+TWO_CALLS: list[dict[str, Any]] = [
     {"type": "text", "text": "Let me look."},
     {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Zürich"}},
     {"type": "tool_use", "id": "toolu_2", "name": "weather", "input": {"city": "東京", "days": 3}},
