@@ -181,7 +181,7 @@ def test_errors_are_what_they_are(
 
 # Where a call is when its caller goes: the script of the upstream, and what has arrived by then.
 def before_anything(vendor: Vendor) -> Script:
-    return Script([asyncio.Event()], ending="hold")
+    return Script(raw=b"", ending="hold")
 
 
 def after_the_head(vendor: Vendor) -> Script:
@@ -193,7 +193,9 @@ def in_the_middle(vendor: Vendor) -> Script:
 
 
 @pytest.mark.parametrize("how", ["cancel", "disconnect", "deadline"])
-@pytest.mark.parametrize("where", [after_the_head, in_the_middle], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "where", [before_anything, after_the_head, in_the_middle], ids=lambda f: f.__name__
+)
 @pytest.mark.parametrize("method", ["unary", "stream"])
 @pytest.mark.parametrize("vendor", VENDORS, ids=case_id)
 async def test_the_upstream_knows_when_the_caller_goes(

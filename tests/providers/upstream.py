@@ -149,6 +149,8 @@ class Upstream:
         if script.raw is not None:
             writer.write(script.raw)
             await writer.drain()
+            if script.ending == "hold":
+                await self._hold(reader)
             return
         headers = {"transfer-encoding": "chunked", **script.headers}
         out = f"HTTP/1.1 {script.status} Scripted\r\n".encode()
@@ -170,9 +172,12 @@ class Upstream:
         writer.write(out + (b"0\r\n\r\n" if script.ending == "clean" else b""))
         await writer.drain()
         if script.ending == "hold":
-            while await reader.read(1024):
-                pass
-            self._hung_up.set()
+            await self._hold(reader)
+
+    async def _hold(self, reader: asyncio.StreamReader) -> None:
+        while await reader.read(1024):
+            pass
+        self._hung_up.set()
 
 
 async def _soon(event: asyncio.Event) -> None:

@@ -207,6 +207,7 @@ async def test_what_no_provider_serves_is_refused_by_name() -> None:
     async with serving(ScriptedProvider()) as (_, channel):
         models = v1.ModelServiceStub(channel)
         loaded = [s async for s in models.LoadModel(v1.LoadModelRequest(model="test/echo"))]
+        pulled = [s async for s in models.PullModel(v1.PullModelRequest(model="test/echo"))]
         got = await models.GetModel(v1.GetModelRequest(model="test/echo"))
         missing = await failure_of(models.GetModel(v1.GetModelRequest(model="test/none")))
         empty = await failure_of(models.GetModel(v1.GetModelRequest()))
@@ -215,6 +216,7 @@ async def test_what_no_provider_serves_is_refused_by_name() -> None:
             v1.EmbeddingServiceStub(channel).Embed(v1.EmbedRequest(model="test/e", inputs=["a"]))
         )
     assert loaded[-1].progress == 1.0
+    assert [step.completed_bytes for step in pulled] == [50, 100]
     assert got.model.name == "test/echo"
     assert missing.reason == "MODEL_NOT_FOUND"
     assert empty.field_violations[0].field == "model"

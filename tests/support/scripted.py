@@ -87,6 +87,12 @@ class ScriptedProvider(Provider):
         for progress in (0.5, 1.0):
             yield v1.LoadModelResponse(progress=progress, stage="reading")
 
+    async def pull_model(
+        self, model: str, call: Call
+    ) -> AsyncGenerator[v1.PullModelResponse, None]:
+        for completed in (50, 100):
+            yield v1.PullModelResponse(stage="pulling", completed_bytes=completed, total_bytes=100)
+
 
 class FailingProvider(ScriptedProvider):
     """Cannot list its models: by a failure, a bug, or by never answering."""

@@ -75,6 +75,22 @@ def kept(part: v1.Part, provider: str) -> bytes:
     return data.data if data.provider == provider else b""
 
 
+def kept_object(part: v1.Part, provider: str, path: str) -> Json:
+    """The same, where it is a JSON object; {} where there is nothing.
+
+    Raises INVALID_REQUEST where somebody has changed it.
+    """
+    data = kept(part, provider)
+    if not data:
+        return {}
+    try:
+        found: Json = msgspec.json.decode(data, type=dict)
+    except (ValueError, RecursionError):
+        problem = "is not what the provider gave: send it back unchanged"
+        raise Failure.invalid([Violation(f"{path}.provider_data", problem)]) from None
+    return found
+
+
 def _plain(value: Value) -> Any:
     kind = value.WhichOneof("kind")
     if kind == "struct_value":

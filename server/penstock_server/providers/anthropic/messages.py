@@ -10,11 +10,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 
-import msgspec
 from penstock import v1
 
 from penstock_server.errors import Failure, Violation
-from penstock_server.providers.body import Json, kept, raw
+from penstock_server.providers.body import Json, kept_object, raw
 
 PROVIDER = "anthropic"
 """Whose ``provider_data`` is understood."""
@@ -76,26 +75,23 @@ class Conversation:
 
     def _block(self, part: v1.Part, path: str) -> Json | None:
         kind = part.WhichOneof("content")
-        own = kept(part, PROVIDER)
+        own = kept_object(part, PROVIDER, path)
         if kind is None:
-            return _object(own, path) if own else None
+            return own or None
         if kind == "thinking":
-            return self._thinking(part, own, path)
+            return self._thinking(part, own)
         write = _WRITERS.get(kind)
         if write is None:
             raise self._unsupported(f"{path}.{kind}")
         block = write(self, part, f"{path}.{kind}")
-        if block is not None and own:
-            block |= _object(own, path)
-        return block
+        return None if block is None else block | own
 
-    def _thinking(self, part: v1.Part, own: bytes, path: str) -> Json | None:
+    def _thinking(self, part: v1.Part, own: Json) -> Json | None:
         if not own:
             return None  # without a signature it would be refused
-        block = _object(own, path)
-        if part.thinking.redacted or "type" in block:
-            return block
-        return {"type": "thinking", "thinking": part.thinking.text, **block}
+        if "type" in own:  # a redacted one, whole
+            return own
+        return {"type": "thinking", "thinking": part.thinking.text, **own}
 
     def _said(self, part: v1.Part, path: str) -> Json | None:
         # Empty texts are refused, and say nothing.
@@ -169,12 +165,3 @@ def _text(text: str) -> Json:
 def _base64(media_type: str, data: bytes) -> Json:
     encoded = base64.b64encode(data).decode()
     return {"type": "base64", "media_type": media_type, "data": encoded}
-
-
-def _object(data: bytes, path: str) -> Json:
-    try:
-        block: Json = msgspec.json.decode(data, type=dict)
-    except (ValueError, RecursionError):
-        problem = "is not what Anthropic's provider gave: send it back unchanged"
-        raise Failure.invalid([Violation(f"{path}.provider_data", problem)]) from None
-    return block

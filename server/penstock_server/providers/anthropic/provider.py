@@ -90,7 +90,8 @@ class AnthropicProvider(HttpProvider):
 
     def _answer(self, model: str, request: v1.GenerateRequest, call: Call) -> AnthropicAnswer:
         kind = BedrockAnswer if self._cloud == "bedrock" else AnthropicAnswer
-        tool = answer_tool(model, request.response_format)
+        own_name = model.removeprefix(f"{self.name}/")
+        tool = answer_tool(own_name, request.response_format)
         return kind(self.name, model, request, call, self._errors, tool)
 
     async def list_models(self, call: Call) -> Sequence[v1.Model]:

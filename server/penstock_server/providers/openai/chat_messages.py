@@ -11,11 +11,10 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 
-import msgspec
 from penstock import v1
 
-from penstock_server.errors import Failure, Violation
-from penstock_server.providers.body import Json, data_url, kept
+from penstock_server.errors import Failure
+from penstock_server.providers.body import Json, data_url, kept_object
 from penstock_server.providers.openai.media import AUDIO_FORMAT, DETAIL, image_url
 from penstock_server.providers.openai.servers import Server
 
@@ -87,9 +86,9 @@ class MessageWriter:
         opaque: Json = {}
         for index, part in enumerate(message.parts):
             kind = part.WhichOneof("content")
-            own = kept(part, self._kind)
+            own = kept_object(part, self._kind, f"{path}.parts[{index}]")
             if kind is None and own:
-                opaque |= _object(own, f"{path}.parts[{index}]")
+                opaque |= own
             elif kind == "text":
                 texts.append(part.text)
             elif kind == "refusal":
@@ -100,7 +99,7 @@ class MessageWriter:
                 call = part.tool_call
                 function = {"name": call.name, "arguments": call.arguments}
                 written = {"id": self._id(call.id), "type": "function", "function": function}
-                calls.append(written | (_object(own, f"{path}.parts[{index}]") if own else {}))
+                calls.append(written | own)
             elif kind is not None:
                 raise self._unsupported(f"{path}.parts[{index}].{kind}")
         # Null and not empty beside tool calls: some refuse empty texts.
@@ -138,15 +137,6 @@ class MessageWriter:
             # One string, which every server takes.
             call_id = self._id(result.tool_call_id)
             yield {"role": "tool", "tool_call_id": call_id, "content": "\n".join(texts)}
-
-
-def _object(data: bytes, path: str) -> Json:
-    try:
-        json: Json = msgspec.json.decode(data, type=dict)
-    except (ValueError, RecursionError):
-        problem = "is not what the provider gave: send it back unchanged"
-        raise Failure.invalid([Violation(f"{path}.provider_data", problem)]) from None
-    return json
 
 
 def _image(part: v1.Part) -> Json:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
 from penstock import v1
 
-from penstock_server.errors import Failure, Violation
-from penstock_server.providers.body import Json, data_url, kept
+from penstock_server.errors import Failure
+from penstock_server.providers.body import Json, data_url, kept_object
 from penstock_server.providers.openai.media import DETAIL, image_url
 
 PROVIDER = "openai"
@@ -55,17 +54,17 @@ class InputWriter:
         for index, part in enumerate(message.parts):
             where = f"{path}.parts[{index}]"
             kind = part.WhichOneof("content")
-            own = kept(part, PROVIDER)
+            own = kept_object(part, PROVIDER, where)
             if kind in (None, "thinking"):
                 if own:
-                    items.append(_object(own, where))
+                    items.append(own)
             elif kind in ("text", "refusal"):
-                self._said(part, _object(own, where) if own else {}, items)
+                self._said(part, own, items)
             elif kind == "tool_call":
                 call = part.tool_call
                 item: Json = {"type": "function_call", "call_id": call.id, "name": call.name}
                 item["arguments"] = call.arguments or "{}"
-                items.append(item | (_object(own, where) if own else {}))
+                items.append(item | own)
             else:
                 raise self._unsupported(f"{where}.{kind}")
         return items
@@ -134,12 +133,3 @@ def _file(document: v1.Document) -> Json:
     # With data a name is required, whatever it is.
     item["filename"] = document.title or "document"
     return item | {"file_data": data_url(document.media_type, document.data)}
-
-
-def _object(data: bytes, path: str) -> Json:
-    try:
-        item: Json = msgspec.json.decode(data, type=dict)
-    except (ValueError, RecursionError):
-        problem = "is not what OpenAI's provider gave: send it back unchanged"
-        raise Failure.invalid([Violation(f"{path}.provider_data", problem)]) from None
-    return item
