@@ -101,7 +101,7 @@ def test_pieces_of_any_size_are_read(vendor: Vendor, case: Case) -> None:
     """The reader itself, fed by the byte: no network that might put bytes together again."""
     provider = vendor.make(slug(vendor), "http://127.0.0.1:9")
     request = request_of(case, vendor.model)
-    answer = provider._answer(provider.full_name(vendor.model), request, CALL)
+    answer = provider._answer(provider._asked(vendor.model, request, CALL))
     for piece in bytewise(case.stream):
         if not answer.ended:
             answer.feed(piece)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from penstock import v1
 
@@ -22,13 +22,24 @@ from penstock_server.providers.transport.sse import EventStream, EventTooLong, S
 EventList = list[v1.StreamGenerateResponse]
 
 
+class Asked(NamedTuple):
+    """What an answer is the answer to."""
+
+    provider: str
+    """The provider's name."""
+    model: str
+    """The full name that was asked for, "provider/model"."""
+    request: v1.GenerateRequest
+    call: Call
+    errors: ErrorReader
+
+
 class Answer(ABC):
     """Reads one answer.
 
     Say `feed` for each network read of a stream, b"" for the end of the connection, or `whole` once
     for a whole body; `events` for what has to be sent on, also after `feed` raised; `complete` once
-    `ended` is true. Both ways give the same answer. ``model`` is the full name that was asked for;
-    ``show_thinking`` is false where the caller does not want to see thoughts.
+    `ended` is true. Both ways give the same answer.
 
     Example::
 
@@ -38,26 +49,19 @@ class Answer(ABC):
             for event in answer.complete(): yield event
     """
 
-    def __init__(
-        self,
-        provider: str,
-        model: str,
-        request: v1.GenerateRequest,
-        call: Call,
-        errors: ErrorReader,
-    ) -> None:
-        thinking = request.thinking
+    def __init__(self, asked: Asked) -> None:
+        thinking = asked.request.thinking
         self.show_thinking = thinking.include or not thinking.HasField("include")
+        """False where the caller does not want to see thoughts."""
         self.ended = False
         """Whether the answer has said its last word, in good order."""
         self.about: dict[str, Any] = {}
         """What becomes ``provider_metadata``."""
         self.finish_reason = ""
         """The vendor's own word; "" as long as it has said none."""
-        self._provider = provider
-        self._model = model
-        self._call = call
-        self._errors = errors
+        self._model = asked.model
+        self._call = asked.call
+        self._errors = asked.errors
         self._assembler: Assembler | None = None
         self._events: EventList = []
         # What was heard and not yet made an event.
@@ -65,6 +69,8 @@ class Answer(ABC):
         self._key: Hashable = None
         self._texts: list[str] = []
         self._logprobs: list[v1.TokenLogprob] = []
+        # What the model is saying, where the vendor does not tell parts apart: see `_speak`.
+        self._speaking: Kind | None = None
         # Calls that have no arguments yet.
         self._empty_calls: dict[Hashable, None] = {}
 
@@ -151,6 +157,21 @@ class Answer(ABC):
                 self._empty_calls.pop(key, None)
         self._texts.append(text)
 
+    def _speak(self, kind: Kind, text: str) -> None:
+        """More text, thought or refusal of a vendor that numbers no parts.
+
+        Another kind ends what the model was saying; its calls stay open.
+        """
+        if kind != self._speaking:
+            self._stop_speaking()
+            self._speaking = kind
+        self._say(kind, text)
+
+    def _stop_speaking(self) -> None:
+        if self._speaking is not None:
+            self._finish(self._speaking)
+            self._speaking = None
+
     def _start_call(self, key: Hashable, call_id: str | None, name: str | None) -> None:
         """A tool call begins; its arguments are said with its ``key``."""
         if not name:
@@ -205,15 +226,8 @@ def _describe(response: v1.GenerateResponse, about: Mapping[str, Any]) -> None:
 class SseAnswer(Answer):
     """An answer whose stream is made of server-sent events."""
 
-    def __init__(
-        self,
-        provider: str,
-        model: str,
-        request: v1.GenerateRequest,
-        call: Call,
-        errors: ErrorReader,
-    ) -> None:
-        super().__init__(provider, model, request, call, errors)
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
         self._stream = EventStream()
 
     def feed(self, piece: bytes) -> None:

@@ -17,7 +17,7 @@ from penstock import v1
 
 from penstock_server.errors import Failure
 from penstock_server.providers import Call, Events, HealthListener, Provider
-from penstock_server.providers.answer import Answer
+from penstock_server.providers.answer import Answer, Asked
 from penstock_server.providers.transport.errors import ErrorReader
 from penstock_server.providers.transport.reply import Reply
 from penstock_server.providers.transport.upstream import HttpUpstream
@@ -69,12 +69,12 @@ class HttpProvider(Provider):
         """The request; UNSUPPORTED_FEATURE and INVALID_REQUEST as needed."""
 
     @abstractmethod
-    def _answer(self, model: str, request: v1.GenerateRequest, call: Call) -> Answer:
-        """The reader for the answer; ``model`` is the full name."""
+    def _answer(self, asked: Asked) -> Answer:
+        """The reader for the answer."""
 
     async def stream(self, model: str, request: v1.GenerateRequest, call: Call) -> Events:
         """Answer as the model writes; leaving the iterator closes the upstream's connection."""
-        answer = self._answer(self.full_name(model), request, call)
+        answer = self._answer(self._asked(model, request, call))
         with self._about(model):
             written = self._write(model, request, stream=True)
         async with self._ask(written, model) as reply:
@@ -104,7 +104,7 @@ class HttpProvider(Provider):
         self, model: str, request: v1.GenerateRequest, call: Call
     ) -> v1.GenerateResponse:
         """Answer whole, which costs less than a stream."""
-        answer = self._answer(self.full_name(model), request, call)
+        answer = self._answer(self._asked(model, request, call))
         with self._about(model):
             written = self._write(model, request, stream=False)
         async with self._ask(written, model) as reply:
@@ -196,6 +196,9 @@ class HttpProvider(Provider):
             model=self.full_name(model),
             provider=self.name,
         )
+
+    def _asked(self, model: str, request: v1.GenerateRequest, call: Call) -> Asked:
+        return Asked(self.name, self.full_name(model), request, call, self._errors)
 
     def _note_request(self, reply: Reply, answer: Answer) -> None:
         if request_id := self._upstream.request_id(reply):

@@ -13,8 +13,7 @@ from typing import Any
 import msgspec
 from penstock import v1
 
-from penstock_server.providers import Call
-from penstock_server.providers.answer import SseAnswer
+from penstock_server.providers.answer import Asked, SseAnswer
 from penstock_server.providers.anthropic.json import (
     BlockJson,
     DeltaJson,
@@ -28,7 +27,6 @@ from penstock_server.providers.anthropic.json import (
 from penstock_server.providers.anthropic.messages import PROVIDER
 from penstock_server.providers.assembler import Kind
 from penstock_server.providers.body import Json
-from penstock_server.providers.transport.errors import ErrorReader
 from penstock_server.providers.transport.sse import ServerSentEvent
 
 _FINISH: Mapping[str, v1.FinishReason.ValueType] = {
@@ -68,16 +66,8 @@ class AnthropicAnswer(SseAnswer):
     ``answer_tool`` is the tool whose arguments are the answer, "" where there is none.
     """
 
-    def __init__(
-        self,
-        provider: str,
-        model: str,
-        request: v1.GenerateRequest,
-        call: Call,
-        errors: ErrorReader,
-        answer_tool: str = "",
-    ) -> None:
-        super().__init__(provider, model, request, call, errors)
+    def __init__(self, asked: Asked, answer_tool: str = "") -> None:
+        super().__init__(asked)
         self._answer_tool = answer_tool
         self._answered_by_tool = False
         self._blocks: dict[int, _Block] = {}

@@ -14,6 +14,7 @@ from penstock import v1
 
 from penstock_server.errors import Failure
 from penstock_server.providers import Call
+from penstock_server.providers.answer import Answer, Asked
 from penstock_server.providers.anthropic.answer import AnthropicAnswer
 from penstock_server.providers.anthropic.bedrock import BedrockAnswer
 from penstock_server.providers.anthropic.json import ModelJson, decode_model, decode_models
@@ -88,11 +89,10 @@ class AnthropicProvider(HttpProvider):
             headers["anthropic-beta"] = ",".join(written.betas)
         return Written("/v1/messages", written.body, headers)
 
-    def _answer(self, model: str, request: v1.GenerateRequest, call: Call) -> AnthropicAnswer:
+    def _answer(self, asked: Asked) -> Answer:
         kind = BedrockAnswer if self._cloud == "bedrock" else AnthropicAnswer
-        own_name = model.removeprefix(f"{self.name}/")
-        tool = answer_tool(own_name, request.response_format)
-        return kind(self.name, model, request, call, self._errors, tool)
+        own_name = asked.model.removeprefix(f"{self.name}/")
+        return kind(asked, answer_tool(own_name, asked.request.response_format))
 
     async def list_models(self, call: Call) -> Sequence[v1.Model]:
         """Anthropic's own list. Bedrock and Vertex have none of their own for it."""

@@ -7,12 +7,9 @@ from collections.abc import Mapping
 
 from penstock import v1
 
-from penstock_server.providers import Call
-from penstock_server.providers.answer import Answer
-from penstock_server.providers.assembler import Kind
+from penstock_server.providers.answer import Answer, Asked
 from penstock_server.providers.ollama.json import ChatJson, ToolCallJson, decode_chat
 from penstock_server.providers.openai.chat_answer import logprob
-from penstock_server.providers.transport.errors import ErrorReader
 from penstock_server.providers.transport.ndjson import Lines, LineTooLong
 
 _FINISH: Mapping[str, v1.FinishReason.ValueType] = {
@@ -28,17 +25,9 @@ _DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_d
 class OllamaAnswer(Answer):
     """One answer of Ollama's."""
 
-    def __init__(
-        self,
-        provider: str,
-        model: str,
-        request: v1.GenerateRequest,
-        call: Call,
-        errors: ErrorReader,
-    ) -> None:
-        super().__init__(provider, model, request, call, errors)
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
         self._lines = Lines()
-        self._speaking: Kind | None = None
         self._numbers = itertools.count()
         self._last = ChatJson()
 
@@ -103,17 +92,6 @@ class OllamaAnswer(Answer):
         return v1.Usage(
             input_tokens=told.prompt_eval_count or 0, output_tokens=told.eval_count or 0
         )
-
-    def _speak(self, kind: Kind, text: str) -> None:
-        if kind != self._speaking:
-            self._stop_speaking()
-            self._speaking = kind
-        self._say(kind, text)
-
-    def _stop_speaking(self) -> None:
-        if self._speaking is not None:
-            self._finish(self._speaking)
-            self._speaking = None
 
     def _hear_call(self, call: ToolCallJson) -> None:
         """A call always comes whole."""

@@ -14,6 +14,7 @@ from penstock import v1
 
 from penstock_server.errors import Failure
 from penstock_server.providers import Call
+from penstock_server.providers.answer import Answer, Asked
 from penstock_server.providers.http_provider import HttpProvider, Written
 from penstock_server.providers.ollama.answer import OllamaAnswer
 from penstock_server.providers.ollama.json import (
@@ -86,8 +87,8 @@ class OllamaProvider(HttpProvider):
     def _write(self, model: str, request: v1.GenerateRequest, *, stream: bool) -> Written:
         return Written("/api/chat", self._writer.chat(model, request, stream=stream))
 
-    def _answer(self, model: str, request: v1.GenerateRequest, call: Call) -> OllamaAnswer:
-        return OllamaAnswer(self.name, model, request, call, self._errors)
+    def _answer(self, asked: Asked) -> Answer:
+        return OllamaAnswer(asked)
 
     async def list_models(self, call: Call) -> Sequence[v1.Model]:
         """What has been pulled; what a model can do, only `get_model` asks."""

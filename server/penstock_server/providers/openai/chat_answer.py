@@ -13,9 +13,7 @@ from typing import Any
 import msgspec
 from penstock import v1
 
-from penstock_server.providers import Call
-from penstock_server.providers.answer import EventList, SseAnswer
-from penstock_server.providers.assembler import Kind
+from penstock_server.providers.answer import Asked, EventList, SseAnswer
 from penstock_server.providers.openai.chat_json import (
     AlternativeJson,
     AnswerJson,
@@ -28,7 +26,6 @@ from penstock_server.providers.openai.chat_json import (
     UsageJson,
     decode_answer,
 )
-from penstock_server.providers.transport.errors import ErrorReader
 from penstock_server.providers.transport.sse import ServerSentEvent
 
 # OpenAI's own words, then those of others, in lower case.
@@ -60,21 +57,11 @@ class ChatAnswer(SseAnswer):
     only the server knows, and most have a setting for it.
     """
 
-    def __init__(
-        self,
-        provider: str,
-        model: str,
-        request: v1.GenerateRequest,
-        call: Call,
-        errors: ErrorReader,
-        kind: str = "openai-compatible",
-    ) -> None:
-        super().__init__(provider, model, request, call, errors)
+    def __init__(self, asked: Asked, kind: str = "openai-compatible") -> None:
+        super().__init__(asked)
         self._kind_of_server = kind
         self._details: list[Any] = []
         self._extras: dict[int, Any] = {}
-        # What the model is saying now: text, thoughts or a refusal.
-        self._speaking: Kind | None = None
         # Place in the server's list → number of the call and its id; numbers never change.
         self._calls: dict[int, tuple[int, str]] = {}
         self._numbers = itertools.count()
@@ -244,18 +231,6 @@ class ChatAnswer(SseAnswer):
     def _think(self, thought: str) -> None:
         if self.show_thinking:
             self._speak("thinking", thought)
-
-    def _speak(self, kind: Kind, text: str) -> None:
-        # Another kind of part ends what the model was saying; its calls stay open.
-        if kind != self._speaking:
-            self._stop_speaking()
-            self._speaking = kind
-        self._say(kind, text)
-
-    def _stop_speaking(self) -> None:
-        if self._speaking is not None:
-            self._finish(self._speaking)
-            self._speaking = None
 
     def _hear_call(self, place: int, call: ToolCallJson) -> None:
         function = call.function or FunctionJson()

@@ -14,7 +14,7 @@ from penstock import v1
 
 from penstock_server.errors import Failure
 from penstock_server.providers import Call
-from penstock_server.providers.answer import Answer
+from penstock_server.providers.answer import Answer, Asked
 from penstock_server.providers.http_provider import (
     LISTING_TIMEOUT,
     HttpProvider,
@@ -78,8 +78,8 @@ class ChatProvider(HttpProvider):
     def _write(self, model: str, request: v1.GenerateRequest, *, stream: bool) -> Written:
         return Written("/chat/completions", self._writer.chat(model, request, stream=stream))
 
-    def _answer(self, model: str, request: v1.GenerateRequest, call: Call) -> Answer:
-        return ChatAnswer(self.name, model, request, call, self._errors, self._kind)
+    def _answer(self, asked: Asked) -> Answer:
+        return ChatAnswer(asked, self._kind)
 
     async def list_models(self, call: Call) -> Sequence[v1.Model]:
         """The server's own list. UNSUPPORTED_FEATURE where it has none."""

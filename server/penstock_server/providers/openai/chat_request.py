@@ -32,7 +32,7 @@ _SAMPLING: Mapping[str, str] = {
     "repetition_penalty": "repetition_penalty",
 }
 
-_EFFORT: Mapping[v1.ThinkingOptions.Effort.ValueType, str] = {
+EFFORT: Mapping[v1.ThinkingOptions.Effort.ValueType, str] = {
     v1.ThinkingOptions.EFFORT_NONE: "none",
     v1.ThinkingOptions.EFFORT_MINIMAL: "minimal",
     v1.ThinkingOptions.EFFORT_LOW: "low",
@@ -40,11 +40,13 @@ _EFFORT: Mapping[v1.ThinkingOptions.Effort.ValueType, str] = {
     v1.ThinkingOptions.EFFORT_HIGH: "high",
     v1.ThinkingOptions.EFFORT_MAX: "max",
 }
+"""How much to think, in the words of both of OpenAI's APIs."""
 
-_TOOL_CHOICE: Mapping[v1.ToolChoice.Mode.ValueType, str] = {
+TOOL_CHOICE: Mapping[v1.ToolChoice.Mode.ValueType, str] = {
     v1.ToolChoice.MODE_AUTO: "auto",
     v1.ToolChoice.MODE_NONE: "none",
 }
+"""Which tools to call, in the words of both; what is not in here has a form of its own."""
 
 # The answer is read by what these say, so provider_options cannot say otherwise.
 _OURS = frozenset({"model", "messages", "stream", "n", "input"})
@@ -153,8 +155,8 @@ class RequestWriter:
             body["tool_choice"] = {"type": "function", "function": {"name": choice.tool_name}}
         elif choice.mode == v1.ToolChoice.MODE_REQUIRED:
             body["tool_choice"] = self._server.required
-        elif choice.mode in _TOOL_CHOICE:
-            body["tool_choice"] = _TOOL_CHOICE[choice.mode]
+        elif choice.mode in TOOL_CHOICE:
+            body["tool_choice"] = TOOL_CHOICE[choice.mode]
         if choice.HasField("parallel_tool_calls"):
             self._use("tool_choice.parallel_tool_calls")
             body["parallel_tool_calls"] = choice.parallel_tool_calls
@@ -191,9 +193,9 @@ class RequestWriter:
             if how != "reasoning":
                 raise self._unsupported("thinking.budget_tokens")
             body["reasoning"] = {"max_tokens": thinking.budget_tokens}
-        elif thinking.effort in _EFFORT:
+        elif thinking.effort in EFFORT:
             self._use("thinking.effort")
-            _ASK_TO_THINK[how](_EFFORT[thinking.effort], body)
+            _ASK_TO_THINK[how](EFFORT[thinking.effort], body)
         if thinking.include:
             self._use("thinking.include")  # elsewhere shown anyway; False is up to the reader
 

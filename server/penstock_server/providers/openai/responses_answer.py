@@ -12,8 +12,7 @@ from typing import Any
 import msgspec
 from penstock import v1
 
-from penstock_server.providers import Call
-from penstock_server.providers.answer import EventList, SseAnswer
+from penstock_server.providers.answer import Asked, EventList, SseAnswer
 from penstock_server.providers.assembler import Kind
 from penstock_server.providers.openai.chat_answer import logprob
 from penstock_server.providers.openai.responses_input import PROVIDER
@@ -27,7 +26,6 @@ from penstock_server.providers.openai.responses_json import (
     decode_item,
     decode_response,
 )
-from penstock_server.providers.transport.errors import ErrorReader
 from penstock_server.providers.transport.sse import ServerSentEvent
 
 # status, or incomplete_details.reason → what it means; "completed" depends on the parts.
@@ -46,15 +44,8 @@ _PARAGRAPH = "\n\n"
 class ResponsesAnswer(SseAnswer):
     """One answer of the Responses API."""
 
-    def __init__(
-        self,
-        provider: str,
-        model: str,
-        request: v1.GenerateRequest,
-        call: Call,
-        errors: ErrorReader,
-    ) -> None:
-        super().__init__(provider, model, request, call, errors)
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
         # (Kind, item, part of it) → how many characters its deltas have brought.
         self._heard: dict[tuple[str, int, int], int] = {}
         self._calls: set[int] = set()

@@ -10,7 +10,7 @@ from typing import Any
 
 from penstock import v1
 
-from penstock_server.providers import Call
+from penstock_server.providers.answer import Answer, Asked
 from penstock_server.providers.http_provider import Written
 from penstock_server.providers.openai.chat_provider import ChatProvider
 from penstock_server.providers.openai.responses_answer import ResponsesAnswer
@@ -42,5 +42,5 @@ class ResponsesProvider(ChatProvider):
     def _write(self, model: str, request: v1.GenerateRequest, *, stream: bool) -> Written:
         return Written("/responses", self._responses.write(model, request, stream=stream))
 
-    def _answer(self, model: str, request: v1.GenerateRequest, call: Call) -> ResponsesAnswer:
-        return ResponsesAnswer(self.name, model, request, call, self._responses_errors)
+    def _answer(self, asked: Asked) -> Answer:
+        return ResponsesAnswer(asked._replace(errors=self._responses_errors))

@@ -15,6 +15,7 @@ from penstock import v1
 
 from penstock_server.errors import Failure
 from penstock_server.providers.body import Json, merge, options, parameters, raw
+from penstock_server.providers.openai.chat_request import EFFORT, TOOL_CHOICE
 from penstock_server.providers.openai.responses_input import InputWriter
 
 # Field of Sampling → its name in JSON.
@@ -30,21 +31,6 @@ _CHAT_HAS = frozenset(
 )
 _NO_SAMPLING = ("seed", "presence_penalty", "frequency_penalty", "top_k", "min_p",
                 "repetition_penalty")  # fmt: skip
-
-_EFFORT: Mapping[v1.ThinkingOptions.Effort.ValueType, str] = {
-    v1.ThinkingOptions.EFFORT_NONE: "none",
-    v1.ThinkingOptions.EFFORT_MINIMAL: "minimal",
-    v1.ThinkingOptions.EFFORT_LOW: "low",
-    v1.ThinkingOptions.EFFORT_MEDIUM: "medium",
-    v1.ThinkingOptions.EFFORT_HIGH: "high",
-    v1.ThinkingOptions.EFFORT_MAX: "max",
-}
-
-_TOOL_CHOICE: Mapping[v1.ToolChoice.Mode.ValueType, str] = {
-    v1.ToolChoice.MODE_AUTO: "auto",
-    v1.ToolChoice.MODE_NONE: "none",
-    v1.ToolChoice.MODE_REQUIRED: "required",
-}
 
 _OURS = frozenset({"model", "input", "stream", "background"})
 
@@ -132,8 +118,10 @@ class ResponsesWriter:
         choice = request.tool_choice
         if choice.mode == v1.ToolChoice.MODE_TOOL:
             body["tool_choice"] = {"type": "function", "name": choice.tool_name}
-        elif choice.mode in _TOOL_CHOICE:
-            body["tool_choice"] = _TOOL_CHOICE[choice.mode]
+        elif choice.mode == v1.ToolChoice.MODE_REQUIRED:
+            body["tool_choice"] = "required"
+        elif choice.mode in TOOL_CHOICE:
+            body["tool_choice"] = TOOL_CHOICE[choice.mode]
         if choice.HasField("parallel_tool_calls"):
             body["parallel_tool_calls"] = choice.parallel_tool_calls
 
@@ -154,8 +142,8 @@ class ResponsesWriter:
         if thinking.WhichOneof("amount") == "budget_tokens":
             raise self._unsupported("thinking.budget_tokens")
         reasoning: Json = {}
-        if thinking.effort in _EFFORT:
-            reasoning["effort"] = _EFFORT[thinking.effort]
+        if thinking.effort in EFFORT:
+            reasoning["effort"] = EFFORT[thinking.effort]
         if thinking.include:
             reasoning["summary"] = "auto"
         if reasoning:
