@@ -55,7 +55,7 @@ class GenerationService(v1.GenerationServiceServicer):
         async with aclosing(answers) as events:
             async for event in events:
                 yield event
-                if event.WhichOneof("event") == "completed":
+                if event.HasField("completed"):
                     _note_answer(event.completed)
                     return
         raise Failure(

@@ -98,7 +98,9 @@ class ChatAnswer(SseAnswer):
         The same as `_take` does with it, in one step; false where there is more to it.
         """
         choices = heard.choices
-        if self._kind != "text" or not choices or heard.usage is not None:
+        if self._speaking != "text" or self._kind not in ("text", None):
+            return False
+        if not choices or heard.usage is not None:
             return False
         choice = choices[0]
         said = choice.delta
@@ -122,7 +124,9 @@ class ChatAnswer(SseAnswer):
             or len(choices) > 1
         ):
             return False
-        self._texts.append(said.content)
+        if said.content:
+            self._kind, self._key = "text", "said"
+            self._texts.append(said.content)
         return True
 
     def _cut(self) -> None:
