@@ -129,7 +129,7 @@ $(PEERS)/bin/llama-server:
 	  --no-binary llama-cpp-python --dest $(PEERS) llama-cpp-python==$(LLAMA_CPP_PYTHON)
 	tar -xzf $(PEERS)/llama_cpp_python-$(LLAMA_CPP_PYTHON).tar.gz -C $(PEERS)
 	cmake -S $(PEERS)/llama_cpp_python-$(LLAMA_CPP_PYTHON)/vendor/llama.cpp -B $(PEERS) $(LLAMA_FLAGS)
-	cmake --build $(PEERS) --target llama-server --parallel
+	cmake --build $(PEERS) --target llama-server --parallel $(shell getconf _NPROCESSORS_ONLN)
 
 $(PEERS)/tiny.gguf: $(PEERS)/bin/llama-server tests/peers/convert.py models/tiny/model.safetensors
 	@$(PYTHON) -m venv $(PEERS)/venv
