@@ -15,7 +15,8 @@ from typing import NamedTuple
 from penstock import v1
 
 from penstock_server.errors import Failure
-from penstock_server.local.text import TextStream
+from penstock_server.local.constraint import Constraint
+from penstock_server.local.text import Piece, TextStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,33 @@ GAVE_UP = Finish(v1.FINISH_REASON_OTHER, "model_stopped")
 
 
 class Chunk(NamedTuple):
-    """More of an answer: its text, how many tokens made it, and on the last one the end."""
+    """More of an answer: its text, how many tokens made it, and on the last one the end.
+
+    ``logprobs`` are those of its tokens, where they were asked for. ``pieces`` is what the text
+    means, where an answer may hold more than text; ``text`` is then what the pieces' texts add
+    up to, so that an engine sees whether there is something worth delivering.
+    """
 
     text: str
     tokens: int
     finish: Finish | None = None
+    logprobs: Sequence[v1.TokenLogprob] = ()
+    pieces: Sequence[Piece] = ()
+
+
+class Scores(NamedTuple):
+    """How likely a drawn token was.
+
+    ``logprob`` is the natural logarithm of its probability (before temperature and the like);
+    ``top`` are the likeliest token ids in its place with theirs, likeliest first.
+    """
+
+    logprob: float
+    top: Sequence[tuple[int, float]] = ()
+
+
+Name = Callable[[int], tuple[str, bytes]]
+"""A token's text, and its bytes (empty: not known)."""
 
 
 class Job:
@@ -48,6 +71,12 @@ class Job:
     ``prompt`` are token ids, at least one; ``limit`` is the most tokens to write (at least 1) and
     ``at_limit`` what ends the answer then; ``end`` are the token ids that end it; ``sampling`` is
     the caller's, and what it leaves unset is the model's default.
+
+    What a backend has to heed besides: ``constraint`` (which tokens may be drawn; None: all),
+    ``top_logprobs`` (how many of `Scores.top` to report; None: `accept` needs no scores), and
+    ``images`` (whatever the model's `ImageReader` made of the prompt's). What an engine may
+    plan with: ``deadline`` (on `time.monotonic`'s clock; nobody waits any longer) and ``caller``
+    (who asks, for fairness). ``name`` tells a token's text and bytes, for the log probabilities.
 
     Threads: `cancelled` is set on the event loop and read by the engine's thread; plain
     attributes do, since each is written by one thread only. `accept` belongs to the engine's
@@ -63,8 +92,21 @@ class Job:
         limit: int,
         at_limit: Finish = MAX_TOKENS,
         end: Collection[int] = frozenset(),
+        constraint: Constraint | None = None,
+        top_logprobs: int | None = None,
+        name: Name | None = None,
+        images: object = None,
+        deadline: float | None = None,
+        caller: str = "",
     ) -> None:
         self.prompt = prompt
+        self.constraint = constraint
+        self.top_logprobs = top_logprobs
+        self.images = images
+        self.deadline = deadline
+        self.caller = caller
+        self.cached = 0
+        """Tokens of the prompt that the engine had computed before; set by the engine."""
         self.sampling = sampling
         self.limit = limit
         self.cancelled = False
@@ -77,32 +119,65 @@ class Job:
         self._text = text
         self.at_limit = at_limit
         self._end = end
+        self._name = name
+        self._logprobs: list[v1.TokenLogprob] = []  # of tokens that no text has come of yet
+
+    @property
+    def thinking_tokens(self) -> int:
+        """How many of the tokens written were thoughts."""
+        return self._text.thinking_tokens
 
     @property
     def queued(self) -> float:
         """Seconds spent waiting for the engine's attention."""
         return (self.started_at or time.monotonic()) - self.queued_at
 
-    def accept(self, token: int) -> Chunk:
-        """The next token's contribution; with ``finish`` where the answer ends here."""
+    def accept(self, token: int, scores: Scores | None = None) -> Chunk:
+        """The next token's contribution; with ``finish`` where the answer ends here.
+
+        Raises ENGINE_FAILURE, for this answer alone, where the token breaks the constraint.
+        """
         self.written += 1
         if token in self._end:
             return self.finish(END_OF_SEQUENCE, tokens=1)
+        if scores is not None and self._name is not None:
+            self._logprobs.append(_token_logprob(token, scores, self._name))
+        complete = False
+        if self.constraint is not None:
+            self.constraint.accept(token)
+            complete = self.constraint.finished
         text = self._text.add(token)
         if self._text.stopped is not None:
-            return Chunk(text, 1, self._stopped(self._text.stopped))
+            return self._chunk(text, 1, self._stopped(self._text.stopped))
+        if complete or self._text.ended:
+            return self.finish(END_OF_SEQUENCE, text, tokens=1)
         if self.written >= self.limit:
             return self.finish(self.at_limit, text, tokens=1)
-        return Chunk(text, 1)
+        return self._chunk(text, 1) if text else Chunk(text, 1)
 
     def finish(self, reason: Finish, text: str = "", tokens: int = 0) -> Chunk:
         """The end: ``text`` and what was held back, which may yet complete a stop string."""
         text += self._text.finish()
         stop = self._text.stopped
-        return Chunk(text, tokens, reason if stop is None else self._stopped(stop))
+        return self._chunk(text, tokens, reason if stop is None else self._stopped(stop))
+
+    def _chunk(self, text: str, tokens: int, finish: Finish | None = None) -> Chunk:
+        logprobs: Sequence[v1.TokenLogprob] = ()
+        if self._logprobs:
+            logprobs, self._logprobs = self._logprobs, []
+        return Chunk(text, tokens, finish, logprobs, self._text.take())
 
     def _stopped(self, stop: str) -> Finish:
         return Finish(v1.FINISH_REASON_STOP, "stop_string", stop)
+
+
+def _token_logprob(token: int, scores: Scores, name: Name) -> v1.TokenLogprob:
+    text, raw = name(token)
+    logprob = v1.TokenLogprob(token=text, token_bytes=raw, logprob=scores.logprob)
+    for other, its in scores.top:
+        text, raw = name(other)
+        logprob.top.add(token=text, token_bytes=raw, logprob=its)
+    return logprob
 
 
 class Answer(AsyncIterator[Chunk]):
@@ -129,6 +204,8 @@ class Answer(AsyncIterator[Chunk]):
             await self._waiting
         texts: list[str] = []
         tokens = 0
+        logprobs: Sequence[v1.TokenLogprob] = ()
+        pieces: Sequence[Piece] = ()
         while self._arrived:
             piece = self._arrived[0]
             if isinstance(piece, Failure):
@@ -139,10 +216,14 @@ class Answer(AsyncIterator[Chunk]):
             self._arrived.popleft()
             texts.append(piece.text)
             tokens += piece.tokens
+            if piece.logprobs:
+                logprobs = [*logprobs, *piece.logprobs]
+            if piece.pieces:
+                pieces = [*pieces, *piece.pieces]
             if piece.finish is not None:
                 self._over = True
-                return Chunk("".join(texts), tokens, piece.finish)
-        return Chunk("".join(texts), tokens)
+                return Chunk("".join(texts), tokens, piece.finish, logprobs, pieces)
+        return Chunk("".join(texts), tokens, None, logprobs, pieces)
 
     async def aclose(self) -> None:
         """Want no more of it. May be called at any time, also twice."""

@@ -1,13 +1,15 @@
 """From token ids to text, piece by piece: no half characters, and stop strings cut off.
 
-Pure: no threads, no requests. When an answer ends for other reasons than a stop string is not
-known here.
+Pure: no threads, no requests. What a text means (thoughts, tool calls) is ``splitter``'s to know;
+when an answer ends for other reasons than a stop string is not known here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+from penstock_server.local.stops import StopStrings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
@@ -103,38 +105,60 @@ class FastDetokenizer:
         return self._plain.flush()
 
 
-class _Matcher:
-    """Looks for one string in a text that comes character by character (Knuth-Morris-Pratt).
+class MarkedDetokenizer:
+    """Shows some special tokens, which others leave out, as their text.
 
-    ``matched`` is how much of the string the text so far ends with: exactly what has to be held
-    back, at a cost per character that does not grow with the string.
+    ``markers`` are those tokens' ids and texts; ``make`` makes what turns the others into text,
+    anew after each marker, since a marker begins a text of its own.
     """
 
-    def __init__(self, wanted: str) -> None:
-        self.wanted = wanted
-        self.matched = 0
-        self._shorter = [0] * len(wanted)  # [i]: the next shorter match, where i + 1 ends
-        match = 0
-        for i in range(1, len(wanted)):
-            while match and wanted[i] != wanted[match]:
-                match = self._shorter[match - 1]
-            match += wanted[i] == wanted[match]
-            self._shorter[i] = match
+    def __init__(self, make: Callable[[], Detokenizer], markers: Mapping[int, str]) -> None:
+        self._make = make
+        self._markers = markers
+        self._between = make()
 
-    def add(self, character: str) -> bool:
-        """Whether this character completes the string."""
-        while self.matched and character != self.wanted[self.matched]:
-            self.matched = self._shorter[self.matched - 1]
-        self.matched += character == self.wanted[self.matched]
-        return self.matched == len(self.wanted)
+    def add(self, token: int) -> str:
+        """See `Detokenizer.add`."""
+        marker = self._markers.get(token)
+        if marker is None:
+            return self._between.add(token)
+        before = self._between.flush()
+        self._between = self._make()
+        return before + marker
+
+    def flush(self) -> str:
+        """See `Detokenizer.flush`."""
+        return self._between.flush()
+
+
+class Piece(NamedTuple):
+    """More of an answer's part, told apart from the others.
+
+    ``kind`` is "text", "thinking", "call" (a tool call begins; ``text`` is its name) or
+    "arguments" (more of the latest call's).
+    """
+
+    kind: Literal["text", "thinking", "call", "arguments"]
+    text: str
+
+
+def joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """The same with neighbours of the same part put together, and empty ones left out."""
+    whole: list[Piece] = []
+    for piece in pieces:
+        if not piece.text:
+            continue
+        if whole and whole[-1].kind == piece.kind != "call":
+            whole[-1] = Piece(piece.kind, whole[-1].text + piece.text)
+        else:
+            whole.append(piece)
+    return whole
 
 
 class TextStream:
-    """The text of one answer, as its tokens come.
+    """The text of one answer, as its tokens come, before the first stop string.
 
-    The answer ends before whichever of the ``stop`` strings is complete first (of two that end
-    with the same character: before the longer one). Text is held back exactly while it could
-    still become a stop string. Where the tokens' boundaries lie makes no difference.
+    Where the tokens' boundaries lie makes no difference; see `StopStrings` for what is held back.
 
     Example::
 
@@ -143,41 +167,33 @@ class TextStream:
         text.stopped  # "END", or None where no stop string came
     """
 
+    ended = False
+    """Whether the answer is complete by what it says; a plain text never is."""
+    thinking_tokens = 0
+    """How many of the tokens so far were thoughts."""
+
     def __init__(self, detokenizer: Detokenizer, stop: Sequence[str] = ()) -> None:
         self._detokenizer = detokenizer
-        # The longest first: of those that end together, it is the one that starts first.
-        self._matchers = [_Matcher(each) for each in sorted(set(stop), key=len, reverse=True)]
-        self._beginnings = {matcher.wanted[0] for matcher in self._matchers}
-        self._held = ""
-        self.stopped: str | None = None
+        self._stops = StopStrings(stop)
+
+    @property
+    def stopped(self) -> str | None:
         """The stop string that ended the answer."""
+        return self._stops.stopped
 
     def add(self, token: int) -> str:
         """The text that is certain now and was not before; empty after a stop string."""
-        if self.stopped is not None:
+        if self._stops.stopped is not None:
             return ""
-        return self._cut(self._detokenizer.add(token))
+        return self._stops.add(self._detokenizer.add(token))
 
     def finish(self) -> str:
         """What was held back, once no more tokens come."""
-        if self.stopped is not None:
+        if self._stops.stopped is not None:
             return ""
-        text = self._cut(self._detokenizer.flush())
-        if self.stopped is None:
-            text, self._held = text + self._held, ""
-        return text
+        text = self._stops.add(self._detokenizer.flush())
+        return text if self._stops.stopped is not None else text + self._stops.flush()
 
-    def _cut(self, new: str) -> str:
-        """``new`` as far as it is certain, after what was held back before it."""
-        if not self._held and self._beginnings.isdisjoint(new):
-            return new
-        text, start = self._held + new, len(self._held)
-        for end, character in enumerate(new, start + 1):
-            complete = [matcher for matcher in self._matchers if matcher.add(character)]
-            if complete:
-                self.stopped = complete[0].wanted
-                self._held = ""
-                return text[: end - len(self.stopped)]
-        certain = len(text) - max(matcher.matched for matcher in self._matchers)
-        self._held = text[certain:]
-        return text[:certain]
+    def take(self) -> Sequence[Piece]:
+        """What the text since the last look means; a plain text means nothing but itself."""
+        return ()
