@@ -106,6 +106,17 @@ class Failure(Exception):
         """The reason as it stands in ErrorInfo: without the enum's prefix."""
         return v1.ErrorReason.Name(self.reason).removeprefix("ERROR_REASON_")
 
+    def again(self) -> Failure:
+        """The same, to be raised once more: a raised exception collects its tracebacks."""
+        return Failure(
+            self.reason,
+            self.message,
+            violations=self.violations,
+            retry_delay=self.retry_delay,
+            passing=self.passing,
+            extra=self.metadata,
+        )
+
     @classmethod
     def invalid(cls, violations: Sequence[Violation]) -> Failure:
         """INVALID_REQUEST that names every wrong field, in its message too."""

@@ -100,6 +100,8 @@ class Job:
         caller: str = "",
     ) -> None:
         self.prompt = prompt
+        self.tokens = list(prompt)
+        """The prompt and what has been written after it: what is to be continued."""
         self.constraint = constraint
         self.top_logprobs = top_logprobs
         self.images = images
@@ -138,6 +140,7 @@ class Job:
         Raises ENGINE_FAILURE, for this answer alone, where the token breaks the constraint.
         """
         self.written += 1
+        self.tokens.append(token)
         if token in self._end:
             return self.finish(END_OF_SEQUENCE, tokens=1)
         if scores is not None and self._name is not None:

@@ -95,7 +95,7 @@ class LocalModel:
             if self._closed:
                 raise _stopping()
             if self._failure is not None:
-                raise _again(self._failure)
+                raise self._failure.again()
             await asyncio.shield(self._transition or self._begin(self._load()))
         self._users += 1
         self._unused.clear()
@@ -112,7 +112,7 @@ class LocalModel:
             self._failure = None
         while self._ready is None or self._transition is not None:
             if self._failure is not None:
-                raise _again(self._failure)
+                raise self._failure.again()
             changed = self._changed
             if self._transition is None:
                 self._begin(self._load())
@@ -211,13 +211,3 @@ def _fault(error: Exception) -> Failure:
 def _stopping() -> Failure:
     return Failure(v1.ERROR_REASON_SHUTTING_DOWN, "the server is stopping")
 
-
-def _again(failure: Failure) -> Failure:
-    """The same failure to be raised once more: a raised exception collects its tracebacks."""
-    return Failure(
-        failure.reason,
-        failure.message,
-        violations=failure.violations,
-        retry_delay=failure.retry_delay,
-        extra=failure.metadata,
-    )

@@ -520,6 +520,12 @@ class EngineStats(_message.Message):
     OUTPUT_TOKENS_COMPUTED_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
+    MAX_RUNNING_REQUESTS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_CACHED_FIELD_NUMBER: _builtins.int
+    KV_CACHE_BYTES_FIELD_NUMBER: _builtins.int
+    PREFIX_CACHE_BYTES_FIELD_NUMBER: _builtins.int
+    CACHE_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
     running_requests: _builtins.int
     """Requests that are being computed."""
     waiting_requests: _builtins.int
@@ -534,6 +540,29 @@ class EngineStats(_message.Message):
     """What the model runs on, such as "cpu" or "cuda:0"."""
     dtype: _builtins.str
     """The weights' number format, such as "bfloat16"."""
+    max_running_requests: _builtins.int
+    """The most requests that are computed at a time. 1: one after the other,
+    since the engine cannot hold this model's memory of several texts at once;
+    Model.state_message then says why.
+    """
+    prompt_tokens_cached: _builtins.int
+    """Prompt tokens that were not computed, since an earlier prompt or answer
+    began with the same ones.
+    """
+    kv_cache_bytes: _builtins.int
+    """Memory that running requests' keys and values take, in bytes. 0 where
+    nothing runs, or where it is not known.
+    """
+    prefix_cache_bytes: _builtins.int
+    """Memory that earlier prompts' and answers' keys and values take, kept for
+    those that begin alike, in bytes. Given up where running requests need it.
+    """
+    cache_limit_bytes: _builtins.int
+    """The most that kv_cache_bytes and prefix_cache_bytes may be together. 0: not
+    bounded, or not known.
+    """
+    weights_bytes: _builtins.int
+    """Memory that the weights take, in bytes. 0: not known."""
     def __init__(
         self,
         *,
@@ -543,10 +572,16 @@ class EngineStats(_message.Message):
         output_tokens_computed: _builtins.int = ...,
         device: _builtins.str = ...,
         dtype: _builtins.str = ...,
+        max_running_requests: _builtins.int = ...,
+        prompt_tokens_cached: _builtins.int = ...,
+        kv_cache_bytes: _builtins.int = ...,
+        prefix_cache_bytes: _builtins.int = ...,
+        cache_limit_bytes: _builtins.int = ...,
+        weights_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "output_tokens_computed", b"output_tokens_computed", "prompt_tokens_computed", b"prompt_tokens_computed", "running_requests", b"running_requests", "waiting_requests", b"waiting_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_limit_bytes", b"cache_limit_bytes", "device", b"device", "dtype", b"dtype", "kv_cache_bytes", b"kv_cache_bytes", "max_running_requests", b"max_running_requests", "output_tokens_computed", b"output_tokens_computed", "prefix_cache_bytes", b"prefix_cache_bytes", "prompt_tokens_cached", b"prompt_tokens_cached", "prompt_tokens_computed", b"prompt_tokens_computed", "running_requests", b"running_requests", "waiting_requests", b"waiting_requests", "weights_bytes", b"weights_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
