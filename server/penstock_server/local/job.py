@@ -102,6 +102,8 @@ class Job:
         self.prompt = prompt
         self.tokens = list(prompt)
         """The prompt and what has been written after it: what is to be continued."""
+        self.memo: object = None
+        """The backend's own, for a job that has to join anew: what its drawing remembers."""
         self.constraint = constraint
         self.top_logprobs = top_logprobs
         self.images = images

@@ -6,51 +6,94 @@ long before torch and transformers are there.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from penstock import v1
+from penstock_server.local.backend import Outcome
 from penstock_server.local.command import ModelSpec
 from penstock_server.local.engine import Loaded, Report
 from penstock_server.local.job import Job
-from penstock_server.local.serial import Emit
+from penstock_server.telemetry import log
 
 if TYPE_CHECKING:
-    from penstock_hf.decoder import Decoder
+    from penstock_hf.alone import OneAtATime
+    from penstock_hf.batch import SlotBatch
 
 
 class HFBackend:
-    """Runs one Hugging Face model for a `SerialEngine`; everything on the engine's thread.
+    """Runs one Hugging Face model for a `BatchEngine`; everything on the engine's thread.
 
     Example::
 
-        engine = SerialEngine(HFBackend(ModelSpec("models/tiny")), "tiny")
+        engine = BatchEngine(HFBackend(ModelSpec("models/tiny")), "tiny")
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
-        self._decoder: Decoder | None = None
+        self._batch: SlotBatch | OneAtATime | None = None
+        self._weights = 0
+        self._figures: dict[str, int] = {}
+        """What `measure` tells: plain numbers, written by the engine's thread."""
+        self._inference: Any = None
 
     def load(self, report: Report) -> Loaded:
         """See `Backend.load`."""
         report(0.0, "importing torch and transformers")
         with _no_garbage_collection():
-            from penstock_hf import decoder, loading
+            import torch
 
-            model, loaded = loading.load(self._spec, report)
-            self._decoder = decoder.Decoder(model)
-        return loaded
+            from penstock_hf import loading, running
 
-    def decode(self, job: Job, emit: Emit) -> None:
-        """See `Backend.decode`."""
-        assert self._decoder is not None  # loaded before
-        self._decoder.decode(job, emit)
+            self._inference = torch.inference_mode
+            with torch.inference_mode():
+                model, defaults, loaded = loading.load(self._spec, report)
+                report(0.92, "seeing whether it can be batched")
+                self._batch, context, reason = running.make(model, defaults, self._spec, loaded)
+        if reason:
+            log(logging.WARNING, "one answer at a time", source=self._spec.source, why=reason)
+        self._count()
+        return dataclasses.replace(
+            loaded, context_length=context, max_running=self._batch.most, one_at_a_time=reason
+        )
+
+    def join(self, job: Job) -> bool:
+        """See `Backend.join`."""
+        assert self._batch is not None  # loaded before
+        with self._inference():
+            joined = self._batch.join(job)
+        self._count()
+        return joined
+
+    def step(self) -> Iterable[Outcome]:
+        """See `Backend.step`."""
+        assert self._batch is not None
+        with self._inference():
+            outcomes = self._batch.step()
+        self._count()
+        return outcomes
+
+    def leave(self, job: Job) -> None:
+        """See `Backend.leave`."""
+        assert self._batch is not None
+        with self._inference():
+            self._batch.leave(job)
+        self._count()
+
+    def measure(self, stats: v1.EngineStats) -> None:
+        """See `Backend.measure`."""
+        for name, value in self._figures.items():
+            setattr(stats, name, value)
 
     def unload(self) -> None:
         """See `Backend.unload`."""
-        self._decoder = None
+        self._batch = None
+        self._figures = {}
         torch = sys.modules.get("torch")
         if torch is None:
             return
@@ -60,6 +103,11 @@ class HFBackend:
         gc.freeze()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _count(self) -> None:
+        batch = self._batch
+        assert batch is not None
+        self._figures = {"max_running_requests": batch.most, **batch.figures()}
 
 
 @contextmanager

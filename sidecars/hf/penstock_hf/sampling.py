@@ -1,181 +1,268 @@
-"""How one answer's tokens are drawn: logits in, one token left.
+"""How tokens are drawn: one step's scores in, one token for each row out.
 
-What the caller leaves unset is the model's own default (its generation_config). Everything here
-belongs to one answer: no random state and no counts are shared with another.
+What each row wishes is a `Recipe`; here is the arithmetic, for as many rows at once as can share
+it. Nothing that one row draws depends on which others are there.
 """
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from penstock import v1
 from penstock_server.errors import Failure
-from transformers import GenerationConfig
+from penstock_server.local.job import Job, Scores
+from penstock_server.local.sampling import Defaults, Recipe
 from transformers.generation.logits_process import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
     LogitsProcessor,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
     TopHLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
     TypicalLogitsWarper,
 )
 
-# Colder than this is the likeliest token in all but name, and dividing by it leaves no finite
-# numbers.
-_COLDEST = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """The model's own sampling, for what a caller leaves unset. Neutral values change nothing."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    # What the contract has no field for: the model's own value always counts.
-    top_h: float = 0.0
-    typical_p: float = 1.0
-    epsilon_cutoff: float = 0.0
-    eta_cutoff: float = 0.0
-
-    @classmethod
-    def of(cls, config: GenerationConfig) -> Defaults:
-        """The defaults in a model's generation_config.
-
-        Only what stands in it counts: where it is silent, transformers itself would draw from
-        the 50 likeliest tokens, which nobody asked for. Without ``do_sample`` the likeliest
-        token is taken, as ``generate()`` does.
-        """
-        values = {
-            name: value
-            for name in cls.__dataclass_fields__
-            if (value := getattr(config, name, None)) is not None
-        }
-        temperature = float(values.pop("temperature", 1.0)) if config.do_sample else 0.0
-        return cls(**{**values, "temperature": temperature})
-
-
-class _Sound(LogitsProcessor):
-    """Refuses logits that mean nothing, before they silently become some token."""
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not math.isfinite(scores.max().item()):  # NaN wins every max()
-            raise Failure(
-                v1.ERROR_REASON_ENGINE_FAILURE,
-                "the model computed no finite scores (NaN or infinity); its weights may be "
-                "damaged, or its numbers too large for this dtype: try --dtype float32",
-            )
-        return scores
-
-
-class _Written(LogitsProcessor):
-    """Presence and frequency penalties: for what the answer says, not for what the prompt says."""
-
-    def __init__(self, presence: float, frequency: float, prompt_tokens: int) -> None:
-        self._presence = presence
-        self._frequency = frequency
-        self._seen = prompt_tokens
-        self._counts: torch.Tensor | None = None
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self._counts is None:
-            self._counts = torch.zeros_like(scores[0])
-        new = input_ids[0, self._seen :]
-        self._counts.index_add_(0, new, torch.ones_like(new, dtype=self._counts.dtype))
-        self._seen = input_ids.shape[1]
-        return scores - self._counts * self._frequency - (self._counts > 0) * self._presence
-
-
-class _Bias(LogitsProcessor):
-    """Adds the caller's bias to single tokens' scores."""
-
-    def __init__(self, bias: Mapping[int, float], device: torch.device) -> None:
-        self._tokens = torch.tensor(list(bias), device=device)
-        self._values = torch.tensor(list(bias.values()), dtype=torch.float32, device=device)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores.index_add(1, self._tokens, self._values[None].to(scores.dtype))
-
-
-class _Draw(LogitsProcessor):
-    """Draws the token, by inverse CDF from this answer's own random numbers, and leaves it alone.
-
-    ``generate()`` then takes the likeliest, which is the drawn one. One number is used for each
-    token, whatever the device: a seed means the same everywhere, as far as the scores do.
-    """
-
-    def __init__(self, numbers: random.Random) -> None:
-        self._numbers = numbers
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        row = scores[0].cpu() if scores.device.type == "mps" else scores[0]  # mps has no doubles
-        # In double precision: over a large vocabulary single precision loses unlikely tokens.
-        reached = row.double().softmax(dim=-1).cumsum(dim=-1)
-        # Below the last value by construction, so that some token is always found; a token of
-        # probability 0 never is, since the value before it is as large.
-        mark = reached[-1] * min(self._numbers.random(), 1 - 2**-52)
-        token = torch.searchsorted(reached, mark, right=True)
-        drawn = torch.full_like(scores, -math.inf)
-        drawn[0, int(token)] = 0.0
-        return drawn
-
+# Sorting a large vocabulary takes ten times as long as finding its likeliest tokens, among which
+# nearly always all of top_p is. Where it is not, that row is sorted.
+_LIKELIEST = 1_024
 
 _WARPERS: Mapping[str, tuple[Callable[[float], bool], Callable[[float], LogitsProcessor]]] = {
     "top_h": (lambda value: value > 0, TopHLogitsWarper),
-    "top_k": (lambda value: value > 0, lambda value: TopKLogitsWarper(int(value))),
-    "top_p": (lambda value: value < 1, TopPLogitsWarper),
-    "min_p": (lambda value: value > 0, MinPLogitsWarper),
     "typical_p": (lambda value: 0 < value < 1, TypicalLogitsWarper),
     "epsilon_cutoff": (lambda value: 0 < value < 1, EpsilonLogitsWarper),
     "eta_cutoff": (lambda value: 0 < value < 1, EtaLogitsWarper),
 }
-"""What narrows the choice: where it does anything, and how. In transformers' own order."""
+"""What narrows the choice beside the contract's fields: where it does anything, and how."""
 
 
-def processors(
-    sampling: v1.Sampling, defaults: Defaults, prompt_tokens: int, device: torch.device
-) -> LogitsProcessorList:
-    """What ``generate(do_sample=False)`` needs to draw one answer's tokens.
+class Draw:
+    """One answer's drawing: its recipe, and what its penalties have to remember.
 
-    ``sampling`` is the caller's, already checked; ``prompt_tokens`` is how long the prompt is.
-    Without a seed every call draws differently; with one, the same request gives the same
-    answer, in float32 whatever else runs at the same time.
-
-    Example::
-
-        drawing = processors(sampling, defaults, ids.shape[1], ids.device)
-        model.generate(ids, do_sample=False, logits_processor=drawing)
+    ``tokens`` of the job that were there already, such as those before the answer had to wait
+    anew, count as seen.
     """
 
-    said = {field.name: value for field, value in sampling.ListFields()}
+    def __init__(self, job: Job, defaults: Defaults) -> None:
+        self.job = job
+        self.recipe = Recipe(job.sampling, defaults)
+        self.constraint = job.constraint
+        self.top_logprobs = job.top_logprobs
+        self.warpers = [
+            make(value)
+            for name, (matters, make) in _WARPERS.items()
+            if matters(value := getattr(defaults, name))
+        ]
+        self.edits = self.recipe.changes_scores or self.constraint is not None
+        self._seen: torch.Tensor | None = None
+        self._written: torch.Tensor | None = None
+        self._counted = 0
+        self._bias: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def value(name: str) -> float:
-        return float(said.get(name, getattr(defaults, name)))
+    @property
+    def filters(self) -> bool:
+        """Whether only the likeliest tokens may be drawn."""
+        recipe = self.recipe
+        return recipe.top_k > 0 or recipe.top_p < 1 or recipe.min_p > 0
 
-    found = LogitsProcessorList([_Sound()])
-    if value("repetition_penalty") != 1:
-        found.append(RepetitionPenaltyLogitsProcessor(value("repetition_penalty")))
-    if sampling.presence_penalty or sampling.frequency_penalty:
-        found.append(_Written(sampling.presence_penalty, sampling.frequency_penalty, prompt_tokens))
-    if sampling.logit_bias:
-        found.append(_Bias(sampling.logit_bias, device))
-    if value("temperature") < _COLDEST:
-        return found
-    if value("temperature") != 1:
-        found.append(TemperatureLogitsWarper(value("temperature")))
-    for name, (matters, warper) in _WARPERS.items():
-        if matters(value(name)):
-            found.append(warper(value(name)))
-    found.append(_Draw(random.Random(said.get("seed"))))
-    return found
+    def edit(self, scores: torch.Tensor) -> None:
+        """Penalties, biases and what the constraint forbids: on one row's scores, in place."""
+        recipe = self.recipe
+        if recipe.repetition_penalty != 1 or recipe.presence or recipe.frequency:
+            self._penalise(scores)
+        if recipe.bias:
+            if self._bias is None:
+                self._bias = (
+                    torch.tensor(list(recipe.bias), device=scores.device),
+                    torch.tensor(
+                        list(recipe.bias.values()), dtype=scores.dtype, device=scores.device
+                    ),
+                )
+            scores.index_add_(0, *self._bias)
+        if self.constraint is not None:
+            allowed = np.zeros((scores.shape[0] + 31) // 32, dtype=np.int32)
+            if self.constraint.fill(allowed):
+                self._forbid(scores, allowed)
+
+    def _penalise(self, scores: torch.Tensor) -> None:
+        recipe, job = self.recipe, self.job
+        if self._seen is None or self._written is None:
+            self._seen = torch.zeros_like(scores, dtype=torch.bool)
+            self._written = torch.zeros_like(scores)
+            self._count(job.prompt, scores)
+            self._counted = len(job.prompt)
+            self._written.zero_()
+        self._count(job.tokens[self._counted :], scores)
+        self._counted = len(job.tokens)
+        penalty = recipe.repetition_penalty
+        if penalty != 1:
+            less = torch.where(scores < 0, scores * penalty, scores / penalty)
+            scores.copy_(torch.where(self._seen, less, scores))
+        if recipe.presence or recipe.frequency:
+            scores -= self._written * recipe.frequency + (self._written > 0) * recipe.presence
+
+    def _count(self, tokens: Sequence[int], scores: torch.Tensor) -> None:
+        assert self._seen is not None
+        assert self._written is not None
+        new = torch.tensor(tokens, dtype=torch.long, device=scores.device)
+        self._seen[new] = True
+        self._written.index_add_(0, new, torch.ones_like(new, dtype=scores.dtype))
+
+    def _forbid(self, scores: torch.Tensor, allowed: np.ndarray) -> None:
+        words = torch.from_numpy(allowed).to(scores.device)
+        bits = torch.arange(32, dtype=torch.int32, device=scores.device)
+        may = ((words[:, None] >> bits) & 1).bool().view(-1)[: scores.shape[0]]
+        if not bool(may.any()):
+            raise Failure(
+                v1.ERROR_REASON_ENGINE_FAILURE,
+                "the answer's form allows no further token; ask again, and report the schema if it "
+                "happens again",
+            )
+        scores.masked_fill_(~may, -math.inf)
+
+
+@dataclass(slots=True)
+class Drawn:
+    """What came of one row: a token, or why there is none."""
+
+    token: int = 0
+    scores: Scores | None = None
+    failure: Failure | None = None
+
+
+def draw(scores: torch.Tensor, rows: Sequence[Draw]) -> list[Drawn]:
+    """Draw each row's next token from its scores (``[rows, vocabulary]``, any float type).
+
+    A row that cannot be drawn from says so in its `Drawn`; the others are not touched.
+    """
+    drawn = [Drawn() for _ in rows]
+    sound = scores.amax(-1).isfinite()  # NaN wins every max()
+    if not bool(sound.all()):
+        for result, good in zip(drawn, sound.tolist(), strict=True):
+            if not good:
+                result.failure = _unsound()
+    asked = [i for i, row in enumerate(rows) if row.top_logprobs is not None]
+    raw = scores[asked].float().log_softmax(-1) if asked else None
+    changed = False
+    for i, row in enumerate(rows):
+        if row.edits and drawn[i].failure is None:
+            if not changed:
+                scores, changed = scores.float().clone(), True
+            try:
+                row.edit(scores[i])
+            except Failure as failure:
+                drawn[i].failure = failure
+    tokens = scores.argmax(-1)
+    sampled = [
+        i
+        for i, row in enumerate(rows)
+        if not row.recipe.greedy and drawn[i].failure is None
+    ]
+    if sampled:
+        index = torch.tensor(sampled, device=scores.device)
+        tokens[index] = _sample(scores[index].float(), [rows[i] for i in sampled])
+    for result, token in zip(drawn, tokens.tolist(), strict=True):
+        result.token = token
+    if raw is not None:
+        _report(raw, asked, rows, drawn)
+    return drawn
+
+
+def _sample(scores: torch.Tensor, rows: Sequence[Draw]) -> torch.Tensor:
+    temperatures = torch.tensor([row.recipe.temperature for row in rows], device=scores.device)
+    scores = scores / temperatures[:, None]
+    for i, row in enumerate(rows):
+        for warp in row.warpers:
+            scores[i] = warp(None, scores[i : i + 1])[0]  # type: ignore[arg-type]
+    # In every row's own order, so that its numbers do not depend on who else is there.
+    numbers = torch.tensor(
+        [row.recipe.number() for row in rows], dtype=torch.float64, device=_doubles(scores)
+    )
+    tokens = torch.empty(len(rows), dtype=torch.long, device=scores.device)
+    plain = [i for i, row in enumerate(rows) if not row.filters]
+    if plain:
+        reached = scores[plain].to(numbers.device).double().softmax(-1).cumsum(-1)
+        tokens[plain] = _find(reached, numbers[plain]).to(scores.device)
+    filtered = [i for i, row in enumerate(rows) if row.filters]
+    if filtered:
+        tokens[filtered] = _sample_likeliest(
+            scores[filtered], numbers[filtered], [rows[i].recipe for i in filtered]
+        )
+    return tokens
+
+
+def _sample_likeliest(
+    scores: torch.Tensor, numbers: torch.Tensor, recipes: Sequence[Recipe]
+) -> torch.Tensor:
+    vocabulary = scores.shape[-1]
+    most = min(vocabulary, max(_LIKELIEST, *(recipe.top_k for recipe in recipes)))
+    ordered, ids = scores.topk(most, dim=-1)
+    total = scores.logsumexp(-1, keepdim=True)
+    if most < vocabulary:
+        enough = [
+            bool(reached >= recipe.top_p) or bool(recipe.top_k)
+            for reached, recipe in zip(
+                (ordered - total).exp().sum(-1).tolist(), recipes, strict=True
+            )
+        ]
+        if not all(enough):
+            ordered, ids = scores.sort(-1, descending=True)
+    kept = ordered.shape[-1]
+    device = scores.device
+    top_k = torch.tensor([recipe.top_k or kept for recipe in recipes], device=device)[:, None]
+    top_p = torch.tensor([recipe.top_p for recipe in recipes], device=device)[:, None]
+    floor = torch.tensor(
+        [math.log(recipe.min_p) if recipe.min_p else -math.inf for recipe in recipes],
+        device=device,
+    )[:, None]
+    keep = torch.arange(kept, device=device)[None] < top_k
+    # top_p is a share of what top_k has left.
+    whole = torch.where(
+        torch.tensor([[recipe.top_k > 0] for recipe in recipes], device=device),
+        ordered.masked_fill(~keep, -math.inf).logsumexp(-1, keepdim=True),
+        total,
+    )
+    shares = (ordered - whole).exp()
+    keep &= shares.cumsum(-1) - shares < top_p
+    keep &= ordered - ordered[:, :1] >= floor
+    keep[:, 0] = True
+    shares = shares.to(numbers.device).double().masked_fill_(~keep.to(numbers.device), 0.0)
+    place = _find(shares.cumsum(-1), numbers)
+    return ids.gather(1, place[:, None].to(device))[:, 0]
+
+
+def _find(reached: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """By inverse CDF: the first place whose cumulated share is beyond the number's.
+
+    A token of probability 0 is never found, since the value before it is as large; some token
+    always is, since a number is below 1.
+    """
+    marks = reached[:, -1:] * numbers[:, None]
+    return torch.searchsorted(reached, marks, right=True)[:, 0]
+
+
+def _doubles(scores: torch.Tensor) -> torch.device:
+    """Where there are numbers of double precision: single loses unlikely tokens of many."""
+    return torch.device("cpu") if scores.device.type == "mps" else scores.device
+
+
+def _report(
+    raw: torch.Tensor, asked: Sequence[int], rows: Sequence[Draw], drawn: Sequence[Drawn]
+) -> None:
+    """Log probabilities, by the model's own scores: before penalties, masks and temperature."""
+    most = max(rows[i].top_logprobs or 0 for i in asked)
+    tokens = torch.tensor([drawn[i].token for i in asked], device=raw.device)
+    own = raw.gather(1, tokens[:, None])[:, 0].tolist()
+    values, ids = raw.topk(min(most, raw.shape[-1]), dim=-1)
+    for i, logprob, top, names in zip(asked, own, values.tolist(), ids.tolist(), strict=True):
+        count = rows[i].top_logprobs or 0
+        drawn[i].scores = Scores(logprob, list(zip(names, top, strict=True))[:count])
+
+
+def _unsound() -> Failure:
+    return Failure(
+        v1.ERROR_REASON_ENGINE_FAILURE,
+        "the model computed no finite scores (NaN or infinity); its weights may be "
+        "damaged, or its numbers too large for this dtype: try --dtype float32",
+    )

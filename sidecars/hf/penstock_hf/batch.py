@@ -1,0 +1,402 @@
+"""Running a model for many at once: what is in a step, one forward pass, and what came of it.
+
+How keys and values are kept is ``slots``' to know, how tokens look at them ``attention``'s, how
+they are drawn ``sampling``'s.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import torch
+from penstock import v1
+from penstock_server.errors import Failure, Violation
+from penstock_server.local.backend import OutOfMemory, Outcome
+from penstock_server.local.job import Job
+from penstock_server.local.sampling import Defaults
+from transformers import PreTrainedModel
+
+from penstock_hf.attention import Decoding, Layout, Part, laid_out, slot_cache
+from penstock_hf.prefixes import SHORTEST, Prefixes, Tokens, as_tokens, common
+from penstock_hf.sampling import Draw, Drawn, draw
+from penstock_hf.slots import NoRoom, Place, Slots
+
+# Room for so many tokens of an answer is taken at once, so that few answers have to move.
+_HEADROOM = 64
+
+# Query tokens × key tokens of one prompt's part: bounds the memory of its mask.
+_LARGEST_MASK = 1 << 25
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """A job in the batch: its place, and how its tokens are drawn."""
+
+    job: Job
+    draw: Draw
+    place: Place
+    prompt: Tokens
+    """What had to be computed when it joined."""
+    leader: Row | None = None
+    """Who is computing what this one begins with, too."""
+    shared: int = 0
+    """How many tokens that is."""
+    dirty: bool = False
+    """Its keys and values may be no numbers."""
+
+    @property
+    def left(self) -> int:
+        """Tokens still to be computed before the next one can be drawn."""
+        return len(self.job.tokens) - self.place.length
+
+
+@dataclass(slots=True)
+class _Step:
+    """What is computed in one step: rows with the tokens that are theirs."""
+
+    decoding: list[Row] = field(default_factory=list)
+    parts: list[tuple[Row, int]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> Iterator[tuple[Row, int]]:
+        """All of them, each with how many tokens."""
+        yield from ((row, 1) for row in self.decoding)
+        yield from self.parts
+
+
+class SlotBatch:
+    """Computes for up to ``most`` jobs at a time, with one forward pass a step.
+
+    In a step stand one token of every answer being written and, of prompts, at most ``chunk``
+    tokens in all: so a long prompt costs the others a little at each step instead of everything at
+    once. Half of it is the oldest prompt's, the rest goes to the shortest first, so that long
+    prompts come to an end and short ones do not wait for them. All tokens are one row without
+    padding; only attention tells them apart.
+
+    A prompt that begins as something computed before (or being computed right now, by another row)
+    takes that over. Where memory runs out, what is kept of finished answers goes first, then the
+    newest row, which has to join anew.
+
+    Example::
+
+        batch = SlotBatch(model, slots, defaults, most=64, chunk=256)
+        batch.join(job)
+        outcomes = batch.step()
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, slots: Slots, defaults: Defaults, *, most: int, chunk: int
+    ) -> None:
+        self.slots = slots
+        self.prefixes = Prefixes()
+        self.most = most
+        self._model = model
+        self._defaults = defaults
+        self._chunk = chunk
+        self._cache = slot_cache(len(slots.shapes))
+        self._rows: dict[Job, Row] = {}  # in the order of joining
+        self._device = model.device
+        self._vocabulary = model.get_input_embeddings().weight.shape[0]
+        self._query_heads = model.config.get_text_config().num_attention_heads
+        forward = inspect.signature(model.forward).parameters
+        self._keeps_logits = "logits_to_keep" in forward
+        self._counting = torch.arange(max(most, 1), device=self._device)
+
+    def join(self, job: Job) -> bool:
+        """See `Backend.join`."""
+        if len(self._rows) >= self.most:
+            return False
+        check_tokens(job.tokens, self._vocabulary)
+        tokens = as_tokens(job.tokens)
+        wanted = len(tokens) + min(_HEADROOM, job.limit - job.written)
+        place = self._take(job, wanted)
+        if place is None:
+            return False
+        if not isinstance(job.memo, Draw):
+            job.memo = Draw(job, self._defaults)
+        row = Row(job, job.memo, place, tokens)
+        self._reuse(row)
+        self._rows[job] = row
+        if not job.written:
+            job.cached = max(place.length, row.shared)
+        return True
+
+    def leave(self, job: Job) -> None:
+        """See `Backend.leave`."""
+        row = self._rows.pop(job, None)
+        if row is None:
+            return
+        place = row.place
+        for other in self._rows.values():
+            if other.leader is row:
+                self._part_ways(other, row)
+        if not row.dirty and place.length >= SHORTEST:
+            tokens = as_tokens(job.tokens[: place.length])
+            size = place.length * self.slots.token_bytes
+            if self._room_for_prefix(size) and not self.prefixes.known(tokens):
+                with suppress(MemoryError, torch.OutOfMemoryError):
+                    self.prefixes.keep(tokens, self.slots.copy(place, place.length))
+        self.slots.release(place, dirty=row.dirty)
+        self._bound_prefixes()
+
+    def step(self) -> list[Outcome]:
+        """See `Backend.step`."""
+        outcomes: list[Outcome] = []
+        step = _Step()
+        try:
+            for outcome in self._make_room():
+                outcomes.append(outcome)  # kept, whatever comes after it
+            step = self._plan()
+            if step.decoding or step.parts:
+                decoding = list(self._lay_decoding(step.decoding))
+                parts = _lay_parts(step.parts, len(step.decoding))
+                outcomes += self._forward(step, decoding, parts)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                outcomes += self._alone(step)
+            elif not outcomes:  # else it comes again, once these are known
+                raise out_of_memory(error, self._device) from error
+        return outcomes
+
+    def _take(self, job: Job, wanted: int) -> Place | None:
+        for forgetting in (False, True):
+            if forgetting:
+                self.prefixes.shrink(self.slots.limit - self.slots.bytes - self.slots.needed(wanted))
+            try:
+                return self.slots.take(job, wanted, self.prefixes.bytes)
+            except NoRoom:
+                continue
+        if self._rows:
+            return None
+        raise Failure(
+            v1.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED,
+            f"the prompt has {len(job.tokens):,} tokens, whose keys and values take more than the "
+            f"{self.slots.limit:,} bytes that there are for them; shorten the prompt, or raise "
+            "--cache-memory",
+            input_tokens=str(len(job.tokens)),
+        )
+
+    # Beginnings.
+
+    def _reuse(self, row: Row) -> None:
+        """Take over what has been computed of the row's tokens; the last is always computed."""
+        own = row.prompt[:-1]
+        entry, length = self.prefixes.longest(own)
+        best: Row | None = None
+        for other in self._rows.values():
+            if other.dirty or len(own) < SHORTEST or len(other.prompt) < SHORTEST:
+                continue
+            shared = common(other.prompt, own)
+            if shared >= length + SHORTEST:
+                best, length = other, shared
+        if best is not None:
+            row.leader, row.shared = best, length
+            self._follow(row)
+            if row.leader is None:
+                return
+        if entry is not None:
+            length = common(entry.tokens, own)
+            self.slots.fill(row.place, entry.layers, length)
+
+    def _follow(self, row: Row) -> bool:
+        """Take over the leader's, once it is there; whether the row may go on."""
+        leader = row.leader
+        if leader is None:
+            return True
+        if leader.place.length < row.shared:
+            return False
+        self.slots.fill(row.place, self.slots.views(leader.place), row.shared)
+        row.leader = None
+        return True
+
+    def _part_ways(self, row: Row, leader: Row) -> None:
+        """Take over as much as the leader has when it leaves."""
+        row.leader = None
+        length = min(row.shared, leader.place.length)
+        if not leader.dirty and length > row.place.length:
+            self.slots.fill(row.place, self.slots.views(leader.place), length)
+        if not row.job.written:
+            row.job.cached = row.place.length
+
+    def _room_for_prefix(self, size: int) -> bool:
+        limit = self.slots.limit
+        if not limit:
+            return True
+        if size > limit // 2:
+            return False
+        self.prefixes.shrink(max(0, limit // 2 - size))
+        return self.prefixes.bytes + size + self.slots.bytes <= limit
+
+    def _bound_prefixes(self) -> None:
+        if self.slots.limit:
+            self.prefixes.shrink(max(0, self.slots.limit - self.slots.bytes))
+
+    # One step.
+
+    def _make_room(self) -> Iterator[Outcome]:
+        """Have every row's slot be long enough for its next token; the newest may have to go."""
+        for row in list(self._rows.values()):
+            while row.job in self._rows and row.place.decoding:
+                try:
+                    self._extend(row)
+                    break
+                except NoRoom:
+                    newest = next(reversed(self._rows))
+                    if len(self._rows) == 1:
+                        yield Outcome(newest, failure=_no_room(self.slots.limit))
+                    else:
+                        yield Outcome(newest)
+                    self.leave(newest)
+
+    def _extend(self, row: Row) -> None:
+        wanted = row.place.length + 1
+        if wanted <= row.place.arena.capacity:
+            return
+        try:
+            self.slots.extend(row.place, wanted, self.prefixes.bytes)
+        except NoRoom:
+            self.prefixes.shrink(self.slots.limit - self.slots.bytes - self.slots.needed(wanted))
+            self.slots.extend(row.place, wanted, self.prefixes.bytes)
+
+    def _plan(self) -> _Step:
+        step = _Step()
+        for arena in self.slots.arenas:
+            step.decoding += (
+                self._rows[place.owner] for place in arena.places[: arena.decoding]
+            )
+        filling = [
+            row for row in self._rows.values() if not row.place.decoding and self._follow(row)
+        ]
+        if filling:
+            oldest, *others = filling
+            left = self._chunk
+            for row in sorted(others, key=lambda row: row.left):
+                share = min(row.left, left - min(oldest.left, self._chunk // 2))
+                if share <= 0:
+                    break
+                step.parts.append((row, self._bounded(row, share)))
+                left -= share
+            step.parts.append((oldest, self._bounded(oldest, min(oldest.left, left))))
+        return step
+
+    def _bounded(self, row: Row, tokens: int) -> int:
+        heads = self._query_heads // self.slots.shapes[0].heads or 1
+        return min(tokens, max(16, _LARGEST_MASK // (heads * len(row.job.tokens))))
+
+    def _alone(self, step: _Step) -> Iterator[Outcome]:
+        """After a step that failed: each row by itself, so that the failure is only whose it is."""
+        for row, tokens in step.rows:
+            alone = _Step(parts=[(row, tokens)])
+            try:
+                yield from self._forward(alone, [], _lay_parts(alone.parts, 0))
+            except Exception as error:
+                row.dirty = True
+                yield Outcome(row.job, failure=_failed(error))
+
+    def _lay_decoding(self, rows: Sequence[Row]) -> Iterator[Decoding]:
+        start = 0
+        while start < len(rows):
+            arena = rows[start].place.arena
+            end = start + arena.decoding
+            lengths = [row.place.length for row in rows[start:end]]
+            yield Decoding(
+                arena,
+                start,
+                end,
+                self._counting[: end - start],
+                torch.tensor(lengths, device=self._device),
+                max(lengths) + 1,
+            )
+            start = end
+
+    def _forward(
+        self, step: _Step, decoding: Sequence[Decoding], parts: Sequence[Part]
+    ) -> list[Outcome]:
+        tokens: list[int] = []
+        positions: list[int] = []
+        ready: list[Row] = []
+        kept: list[int] = []
+        for row, count in step.rows:
+            begin = row.place.length
+            tokens += row.job.tokens[begin : begin + count]
+            positions += range(begin, begin + count)
+            if count == row.left:
+                ready.append(row)
+                kept.append(len(tokens) - 1)
+        keep = torch.tensor(kept, dtype=torch.long, device=self._device)
+        narrowed = {"logits_to_keep": keep} if self._keeps_logits else {}
+        with laid_out(Layout(decoding, parts)):
+            output = self._model(
+                input_ids=torch.tensor([tokens], device=self._device),
+                position_ids=torch.tensor([positions], device=self._device),
+                past_key_values=self._cache,
+                use_cache=True,
+                **narrowed,
+            )
+        logits = output.logits[0]
+        if not self._keeps_logits:
+            logits = logits[keep]
+        drawn = draw(logits, [row.draw for row in ready]) if ready else []
+        for row, count in step.rows:
+            row.place.length += count
+        return [self._outcome(row, each) for row, each in zip(ready, drawn, strict=True)]
+
+    def _outcome(self, row: Row, drawn: Drawn) -> Outcome:
+        if not row.place.decoding:
+            self.slots.start_decoding(row.place)
+        row.dirty = row.dirty or drawn.failure is not None
+        if drawn.failure is not None:
+            return Outcome(row.job, failure=drawn.failure)
+        return Outcome(row.job, drawn.token, drawn.scores)
+
+
+def _lay_parts(parts: Sequence[tuple[Row, int]], start: int) -> list[Part]:
+    laid: list[Part] = []
+    for row, count in parts:
+        laid.append(Part(row.place, start, start + count, row.place.length))
+        start += count
+    return laid
+
+
+def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:
+    """Refuse what the embedding has no row for: on a GPU, it would end the process."""
+    stranger = next((token for token in tokens if not 0 <= token < vocabulary), None)
+    if stranger is not None:
+        problem = (
+            f"has the token {stranger}, which the model does not know; its ids end at "
+            f"{vocabulary - 1}: tokenizer and model do not fit"
+        )
+        raise Failure.invalid([Violation("prompt", problem)])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, or Python, found too little memory."""
+    found = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return found or "allocate memory" in str(error)
+
+
+def out_of_memory(error: BaseException, device: torch.device) -> OutOfMemory:
+    """What to raise where torch found too little memory."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return OutOfMemory(f"{type(error).__name__} on {device}")
+
+
+def _failed(error: Exception) -> Failure:
+    if isinstance(error, Failure):
+        return error
+    return Failure(
+        v1.ERROR_REASON_ENGINE_FAILURE,
+        f"the model failed at this answer: {type(error).__name__}: {' '.join(str(error).split())}",
+    )
+
+
+def _no_room(limit: int) -> Failure:
+    return Failure(
+        v1.ERROR_REASON_ENGINE_FAILURE,
+        f"the answer has outgrown the {limit:,} bytes that there are for keys and values; bound "
+        "max_output_tokens, or raise --cache-memory",
+    )
