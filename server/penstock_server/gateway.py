@@ -22,6 +22,17 @@ from penstock_server.telemetry import log
 ENGINES = {"hf": "penstock_hf", "mlx": "penstock_mlx"}
 """Engine → the module that runs its sidecar."""
 
+_NUMBERS = (
+    "threads",
+    "context_length",
+    "prefill_chunk",
+    "max_batch",
+    "memory",
+    "cache_memory",
+    "keep_alive",
+)
+"""Settings that a sidecar has a flag of the same name for, and a default of its own."""
+
 EMBEDDED_MODEL = Path("models/tiny")
 
 
@@ -89,10 +100,15 @@ def sidecar_command(settings: SidecarSettings, address: str, config: GatewayConf
     command += ["--log-format", config.log.format, "--log-level", config.log.level]
     command += ["--set", f"limits.max_message_bytes={config.limits.max_message_bytes}"]
     command += ["--set", "shutdown.notice=0"]  # nobody but the gateway calls it
-    if settings.threads:
-        command += ["--threads", str(settings.threads)]
-    if settings.trust_remote_code:
-        command += ["--trust-remote-code"]
+    for key in _NUMBERS:
+        value = getattr(settings, key)
+        if value is not None:  # else the sidecar's own default
+            command += [f"--{key.replace('_', '-')}", str(value)]
+    if settings.attention != "auto":
+        command += ["--attention", settings.attention]
+    for key in ("lazy", "trust_remote_code"):
+        if getattr(settings, key):
+            command += [f"--{key.replace('_', '-')}"]
     if config.log.prompts:
         command += ["--log-prompts"]
     for model, source in settings.models.items():

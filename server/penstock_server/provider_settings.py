@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from penstock_server.local.memory import parse_size
+
 
 class Section(BaseModel):
     """A table of the configuration: unknown keys are errors, values do not change."""
@@ -29,6 +31,13 @@ class Section(BaseModel):
 def _comma_separated(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
+
+def _size(value: object) -> object:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+Size = Annotated[PositiveInt, BeforeValidator(_size)]
+"""A number of bytes, or text such as "8GiB"."""
 
 Strings = Annotated[list[str], BeforeValidator(_comma_separated)]
 
@@ -53,6 +62,24 @@ class SidecarSettings(Section):
     """CPU threads to compute with. Default: one less than there are cores."""
     max_queue: PositiveInt = 256
     """How many requests may wait for the engine before it answers OVERLOADED."""
+    lazy: bool = False
+    """Whether models are loaded when they are first asked for, instead of at the start."""
+    keep_alive: NonNegativeFloat | None = None
+    """After how many seconds without a call a model is unloaded. Default: never."""
+    memory: Size | None = None
+    """The most that all models of the sidecar may take together. Default: most of what there
+    is when it starts."""
+    cache_memory: Size | None = None
+    """The most that the keys and values of a model's texts may take. Default: a share of what
+    the weights leave."""
+    context_length: PositiveInt | None = None
+    """Bounds prompt and answer together, in tokens. Default: what the model can."""
+    prefill_chunk: PositiveInt | None = None
+    """How many tokens of prompts are computed between others' tokens. Default: the engine's."""
+    max_batch: PositiveInt | None = None
+    """How many requests are computed at a time. Default: the engine's."""
+    attention: str = "auto"
+    """How attention is computed: "sdpa", "eager", or what else transformers knows."""
     trust_remote_code: bool = False
     """Whether models may bring Python code of their own, which then runs in the sidecar."""
     ready_timeout: PositiveFloat | None = None
@@ -63,6 +90,12 @@ class SidecarSettings(Section):
     def _models_or_addresses(self) -> Self:
         if bool(self.models) == bool(self.addresses):
             raise ValueError("set either models (started here) or addresses (started elsewhere)")
+        return self
+
+    @model_validator(mode="after")
+    def _attention_where_known(self) -> Self:
+        if self.attention != "auto" and self.engine != "hf":
+            raise ValueError(f'engine "{self.engine}" has one attention only: leave attention out')
         return self
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from penstock_hf.__main__ import COMMAND, main
 from penstock_server.config import ConfigError
+from penstock_server.local.command import ModelSpec
+from penstock_server.local.engine import Engine
 from penstock_server.local.serial import SerialEngine
+
+from tests.sidecars.counting import CountingBackend
 
 
 @pytest.mark.parametrize(
@@ -39,7 +45,7 @@ def test_models_that_cannot_be_named(
     assert "--model" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", ["--threads", "--max-queue", "--context-length"])
+@pytest.mark.parametrize("flag", ["--threads", "--max-queue", "--context-length", "--max-batch"])
 def test_numbers_that_make_no_sense(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         COMMAND.parser().parse_args(["--model", "m", flag, "0"])
@@ -52,6 +58,39 @@ async def test_flags_reach_the_engine() -> None:
     assert isinstance(engine, SerialEngine)
     assert engine._max_waiting == 3
     await engine.close()
+
+
+def test_flags_reach_the_specification() -> None:
+    made: list[ModelSpec] = []
+
+    def make(spec: ModelSpec, name: str, max_waiting: int) -> Engine:
+        made.append(spec)
+        return SerialEngine(CountingBackend(), name)
+
+    command = replace(COMMAND, make_engine=make)
+    flags = "--prefill-chunk 64 --max-batch 8 --cache-memory 1.5GiB --attention eager"
+    for arguments in (flags.split(), []):
+        args = command.parser().parse_args(["--model", "m", *arguments, "--context-length", "9"])
+        with suppress(RuntimeError):  # no event loop here for the engine: the specification does
+            command.engine_factories(args)["m"]()
+    told, default = made
+    assert (told.prefill_chunk, told.max_batch, told.cache_memory) == (64, 8, 3 * 2**29)
+    assert (told.attention, told.context_length) == ("eager", 9)
+    assert (default.prefill_chunk, default.max_batch, default.attention) == (0, 0, "auto")
+
+
+@pytest.mark.parametrize("arguments", ["--memory much", "--cache-memory 0", "--keep-alive -1"])
+def test_sizes_and_times_that_make_no_sense(
+    arguments: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        COMMAND.parser().parse_args(["--model", "m", *arguments.split()])
+    assert arguments.split()[0] in capsys.readouterr().err
+
+
+def test_an_engine_with_one_attention_has_no_flag_for_it() -> None:
+    with pytest.raises(SystemExit):
+        replace(COMMAND, attentions=()).parser().parse_args(["--model", "m", "--attention", "sdpa"])
 
 
 def test_threads_leave_a_core_to_the_event_loops(monkeypatch: pytest.MonkeyPatch) -> None:

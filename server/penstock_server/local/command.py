@@ -13,12 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 
 from penstock_server import config, telemetry
 from penstock_server.app import run
+from penstock_server.local.cgroup import cores
 from penstock_server.local.engine import Engine
 from penstock_server.local.lifeline import watch_parent
+from penstock_server.local.memory import parse_size
 from penstock_server.local.model import EngineFactory
 from penstock_server.local.provider import LocalProvider
 from penstock_server.providers.sidecar import SIDECAR_PROVIDER
@@ -44,6 +47,11 @@ class ModelSpec:
     library's own choice); ``context_length`` bounds what the model's own context allows, in
     tokens (0: it does not); ``trust_remote_code`` whether Python code that comes with the model
     may run.
+
+    ``prefill_chunk`` is how many tokens of prompts one step computes at most, ``max_batch`` how
+    many requests are computed at a time, ``cache_memory`` how many bytes the keys and values of
+    texts may take (each 0: the backend's own choice). ``attention`` is how attention is
+    computed: "auto" (the backend's own choice), or what its library calls it.
     """
 
     source: str
@@ -52,6 +60,10 @@ class ModelSpec:
     threads: int = 0
     context_length: int = 0
     trust_remote_code: bool = False
+    prefill_chunk: int = 0
+    max_batch: int = 0
+    cache_memory: int = 0
+    attention: str = "auto"
 
 
 MakeEngine = Callable[[ModelSpec, str, int], Engine]
@@ -65,7 +77,9 @@ class Command:
     ``name`` is what the operator types, and the distribution's name, whose version it tells;
     ``serves`` says what kind of models; ``devices`` are what ``--device`` takes besides "auto",
     and ``other_devices`` says that the engine may know more (otherwise they are refused at
-    once); ``examples`` are arguments to show in ``--help``.
+    once); ``attentions`` are what ``--attention`` takes besides "auto" (others are passed on as
+    they are; without any there is no such flag); ``examples`` are arguments to show in
+    ``--help``.
 
     Example::
 
@@ -78,6 +92,7 @@ class Command:
     make_engine: MakeEngine
     devices: Sequence[str]
     other_devices: bool = False
+    attentions: Sequence[str] = ()
     examples: Sequence[str] = ()
 
     def main(self, argv: Sequence[str] | None = None) -> int:
@@ -135,7 +150,7 @@ class Command:
         models.add_argument(
             "--threads",
             type=_at_least_one,
-            default=max(1, _cores() - 1),
+            default=max(1, cores() - 1),
             help="CPU threads to compute with (default: one less than there are cores)",
         )
         models.add_argument(
@@ -144,6 +159,49 @@ class Command:
             default=0,
             metavar="TOKENS",
             help="bound prompt and answer together (default: what the model can)",
+        )
+        models.add_argument(
+            "--prefill-chunk",
+            type=_at_least_one,
+            default=0,
+            metavar="TOKENS",
+            help="how much of long prompts to compute between others' tokens",
+        )
+        models.add_argument(
+            "--max-batch",
+            type=_at_least_one,
+            default=0,
+            metavar="REQUESTS",
+            help="how many to compute at a time",
+        )
+        if self.attentions:
+            models.add_argument(
+                "--attention",
+                default="auto",
+                metavar="NAME",
+                help=f"{', '.join(self.attentions)}, or another that the library knows",
+            )
+        models.add_argument(
+            "--cache-memory",
+            type=_size,
+            default=0,
+            metavar="SIZE",
+            help="the most that texts' keys and values may take (default: a share of what the "
+            "weights leave)",
+        )
+        models.add_argument(
+            "--memory",
+            type=_size,
+            default=0,
+            metavar="SIZE",
+            help="the most that all models may take, such as 8GiB (default: most of what there is)",
+        )
+        models.add_argument(
+            "--keep-alive",
+            type=_seconds,
+            default=None,
+            metavar="SECONDS",
+            help="unload a model that nobody has asked for so long (default: never)",
         )
         models.add_argument(
             "--max-queue",
@@ -177,6 +235,10 @@ class Command:
                 threads=args.threads,
                 context_length=args.context_length,
                 trust_remote_code=args.trust_remote_code,
+                prefill_chunk=args.prefill_chunk,
+                max_batch=args.max_batch,
+                cache_memory=args.cache_memory,
+                attention=getattr(args, "attention", "auto"),
             )
             factories[name] = partial(self.make_engine, spec, name, args.max_queue)
         return factories
@@ -198,9 +260,15 @@ def _at_least_one(text: str) -> int:
     return number
 
 
-def _cores() -> int:
-    """The CPU cores that this process may use."""
+def _size(text: str) -> int:
     try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < inf:
+        raise argparse.ArgumentTypeError("must be a number of seconds, at least 0")
+    return seconds

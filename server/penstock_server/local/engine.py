@@ -36,6 +36,8 @@ class Loaded:
     """Strings that end every answer of this model, besides the caller's."""
     device: str = "cpu"
     dtype: str = "float32"
+    weights_bytes: int = 0
+    """The memory that the weights take; 0: not known."""
 
 
 class Engine(ABC):

@@ -27,6 +27,7 @@ COMMAND = Command(
     _make_engine,
     devices=("cpu", "cuda", "cuda:1", "mps"),
     other_devices=True,  # torch knows more, and says so where it does not
+    attentions=("sdpa", "eager"),
     examples=(
         "--model models/tiny",
         "--model big=Qwen/Qwen3-8B --device cuda --listen 0.0.0.0:50061",
