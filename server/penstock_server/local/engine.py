@@ -34,6 +34,10 @@ class Loaded:
     """The token ids that end an answer."""
     stop: tuple[str, ...] = ()
     """Strings that end every answer of this model, besides the caller's."""
+    max_running: int = 1
+    """The most answers that are computed at a time."""
+    one_at_a_time: str = ""
+    """Why no more than one, where the engine would otherwise compute many."""
     device: str = "cpu"
     dtype: str = "float32"
     weights_bytes: int = 0

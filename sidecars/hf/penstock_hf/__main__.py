@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from penstock_server.local.batching import BatchEngine
 from penstock_server.local.command import Command, ModelSpec
 from penstock_server.local.engine import Engine
-from penstock_server.local.serial import SerialEngine
 
 from penstock_hf.backend import HFBackend
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make_engine(spec: ModelSpec, name: str, max_waiting: int) -> Engine:
-    return SerialEngine(HFBackend(spec), name, max_waiting=max_waiting)
+    return BatchEngine(HFBackend(spec), name, max_waiting=max_waiting)
 
 
 COMMAND = Command(

@@ -94,6 +94,10 @@ class OneAtATime:
             return [Outcome(job, failure=drawn.failure)]
         return [Outcome(job, drawn.token, drawn.scores)]
 
+    def figures(self) -> dict[str, int]:
+        """What `Backend.measure` tells: what models keep for themselves is not known."""
+        return {}
+
     def _forward(self, job: Job) -> torch.Tensor:
         model = self._model
         ids = torch.tensor([job.tokens], device=model.device)

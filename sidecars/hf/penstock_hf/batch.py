@@ -161,6 +161,14 @@ class SlotBatch:
                 raise out_of_memory(error, self._device) from error
         return outcomes
 
+    def figures(self) -> dict[str, int]:
+        """What `Backend.measure` tells, by the contract's names."""
+        return {
+            "kv_cache_bytes": self.slots.bytes,
+            "prefix_cache_bytes": self.prefixes.bytes,
+            "cache_limit_bytes": self.slots.limit,
+        }
+
     def _take(self, job: Job, wanted: int) -> Place | None:
         for forgetting in (False, True):
             if forgetting:

@@ -17,6 +17,7 @@ from penstock_server.errors import Failure
 from penstock_server.local.checkpoint import Reason, context_length, explain, resolve, several
 from penstock_server.local.command import ModelSpec
 from penstock_server.local.engine import Loaded, Report
+from penstock_server.local.sampling import Defaults
 from penstock_server.local.tokenizer import Tokenizer
 from transformers import (
     AutoConfig,
@@ -62,7 +63,7 @@ _REASONS: Sequence[Reason] = (
 )
 """What torch and transformers say of models that they cannot load."""
 
-_Model = tuple[PreTrainedModel, Loaded]
+_Model = tuple[PreTrainedModel, Defaults, Loaded]
 
 
 def load(spec: ModelSpec, report: Report) -> _Model:
@@ -103,7 +104,9 @@ def _load(spec: ModelSpec, report: Report) -> _Model:
     if model.device != device:
         report(_WEIGHTS_TO, f"moving the weights to {device}")
         model.to(device)  # type: ignore[arg-type]
-    return model, _describe(spec, model, tokenizer)
+    generation = model.generation_config
+    defaults = Defaults.of(lambda name: getattr(generation, name, None))
+    return model, defaults, _describe(spec, model, tokenizer)
 
 
 def _read_weights(
@@ -147,6 +150,7 @@ def _describe(
         # the end that they were taught in their tokenizer.
         end=frozenset({*several(generation.eos_token_id), *several(tokenizer.eos_token_id)}),
         stop=tuple(several(generation.stop_strings)),
+        weights_bytes=sum(t.nbytes for t in (*model.parameters(), *model.buffers())),
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
     )

@@ -5,6 +5,8 @@ Which memory there is, and how large steps are, is decided here; how they are co
 
 from __future__ import annotations
 
+import os
+
 import torch
 from penstock_server.local.command import ModelSpec
 from penstock_server.local.engine import Loaded
@@ -33,7 +35,7 @@ def make(
 ) -> tuple[SlotBatch | OneAtATime, int, str]:
     """What runs the model; how many tokens it takes then; and why one at a time (empty: not)."""
     kind = model.device.type
-    if loaded.image_reader is not None:
+    if getattr(loaded, "image_reader", None) is not None:
         reason = "it reads images, too"
         return OneAtATime(model, defaults), loaded.context_length, reason
     try:
@@ -61,6 +63,4 @@ def _free(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
-    from penstock_server.local import memory
-
-    return memory.available()
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
