@@ -166,7 +166,7 @@ class LocalModel:
                 log(logging.ERROR, "model cannot be loaded", model=self.name, why=failure.message)
         else:
             self._ready = Ready(self.name, self._engine, loaded)
-            self._set(v1.MODEL_STATE_READY)
+            self._set(v1.MODEL_STATE_READY, _remark(loaded))
             log(
                 logging.INFO,
                 "model ready",
@@ -198,6 +198,12 @@ class LocalModel:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         self._on_change()
+
+
+def _remark(loaded: Loaded) -> str:
+    """What is worth knowing of a model that can answer."""
+    why = loaded.one_at_a_time
+    return f"answers one request at a time: {why}" if why else ""
 
 
 def _fault(error: Exception) -> Failure:
