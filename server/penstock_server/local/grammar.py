@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from penstock import v1
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
     from penstock_server.local.constraint import Row
 
-_NO_SPACE = {"whitespace_flexible": False}
+_NO_SPACE: Any = {"whitespace_flexible": False}
 """Models that may write white space between JSON's tokens are known to write it forever."""
 
 # What llguidance says of a schema that is wrong in itself; of all else that it does not take, it
 # says that it lacks it.
-_WRONG = re.compile(r"[Uu]nsatisfiable|Pointer .* does not exist|maximum|minimum")
+_WRONG = re.compile(r"[Uu]nsatisfiable|Pointer .* does not exist")
 
 
 class Grammar:
@@ -152,11 +152,9 @@ class MaskConstraint:
     def _failure(self) -> Failure:
         return Failure(
             v1.ERROR_REASON_ENGINE_FAILURE,
-            f"the answer cannot be held to its form any further: {_brief(self._matcher.get_error())}",
+            "the answer cannot be held to its form any further: "
+            + _brief(self._matcher.get_error()),
         )
-
-
-MakeGrammar = Callable[[], Grammar]
 
 
 def _brief(error: object) -> str:

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
-from penstock_server.local.stops import StopStrings
 from penstock_server.local.text import Detokenizer, Piece, TextStream, joined
 from penstock_server.local.thinking import Tags
 from penstock_server.local.tool_calls import CallReader
@@ -191,19 +190,31 @@ class ShapedText(TextStream):
 
     Stop strings are looked for in the text alone, not across or inside a thought or a call. What
     `add` and `finish` return is the pieces' texts, put together; `take` tells them apart.
+    ``hide``: thoughts are counted, but left out.
     """
 
     def __init__(
-        self, detokenizer: Detokenizer, stop: Sequence[str], splitter: Splitter
+        self,
+        detokenizer: Detokenizer,
+        stop: Sequence[str],
+        splitter: Splitter,
+        *,
+        hide: bool = False,
     ) -> None:
         super().__init__(detokenizer, stop)
         self._splitter = splitter
+        self._hide = hide
         self._kept: list[Piece] = []
 
     @property
     def thinking(self) -> bool:
         """Whether what comes now is a thought."""
         return self._splitter.thinking
+
+    @property
+    def hidden(self) -> bool:
+        """See `TextStream.hidden`."""
+        return self._hide and self._splitter.thinking
 
     def add(self, token: int) -> str:
         """See `TextStream.add`."""
@@ -234,6 +245,8 @@ class ShapedText(TextStream):
         for piece in pieces:
             if self.stopped is not None:
                 break
+            if piece.kind == "thinking" and self._hide:
+                continue
             if piece.kind == "text":
                 text = self._stops.add(piece.text)
                 self._kept.append(Piece("text", text))

@@ -75,9 +75,7 @@ def forbids(options: v1.ThinkingOptions) -> bool:
 
 def check(options: v1.ThinkingOptions, tags: Tags | None) -> None:
     """Refuse to think with a model that does not: UNSUPPORTED_FEATURE."""
-    asked = options.WhichOneof("amount") is not None and (
-        options.effort or options.budget_tokens
-    )
+    asked = options.WhichOneof("amount") is not None and (options.effort or options.budget_tokens)
     if asked and not forbids(options) and tags is None:
         raise Failure.unsupported(
             "thinking",
