@@ -225,4 +225,3 @@ def _fault(error: Exception) -> Failure:
 
 def _stopping() -> Failure:
     return Failure(v1.ERROR_REASON_SHUTTING_DOWN, "the server is stopping")
-
