@@ -208,7 +208,9 @@ def _device(name: str) -> torch.device:
 
 def _dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype | str:
     """What ``from_pretrained`` takes for it."""
-    if name != "auto":
+    if name == "fastest" and device.type == "cpu" and _computes_in_bfloat16():
+        return torch.bfloat16
+    if name not in ("auto", "fastest"):
         dtype = getattr(torch, name, None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise Failure(
@@ -219,6 +221,17 @@ def _dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.d
     if device.type == "cpu" and getattr(config, "quantization_config", None) is None:
         return torch.float32  # right everywhere; bfloat16 is slower on many CPUs
     return "auto"
+
+
+def _computes_in_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; emulated, it is many times as slow as float32."""
+    find = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    known = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in _BFLOAT16]
+    return bool(find and find()) and any(look() for look in known if look is not None)
+
+
+_BFLOAT16 = ("avx512_bf16", "amx_tile", "arm_bf16")
+"""What CPUs call it."""
 
 
 class _Counted:
