@@ -42,10 +42,21 @@ from benchmarks.local_figures import (
     of_round,
     same_answers,
 )
-from benchmarks.local_process import Failed, cpu, forget_peak, memory, require_linux, tree
+from benchmarks.local_process import (
+    Failed,
+    cpu,
+    forget_peak,
+    machine_cpu,
+    memory,
+    require_linux,
+    tree,
+)
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build/benchmark"
+
+_QUIET = 0.1
+"""Cores that others may use without a word about it."""
 
 Found = dict[tuple[str, int], list[Figures]]
 """Contender's key and callers → the figures of each round."""
@@ -108,7 +119,8 @@ class Bench:
             f"   first {figures.first_p50:8,.1f} p99 {figures.first_p99:8,.1f}"
             f"   gap {figures.gap_p50:6.1f} p99 {figures.gap_p99:6.1f} ms"
             f"   cores: {parts}   {figures.own_peak:,.0f} MiB"
-            + (f"   ({figures.late:.0f} unfinished)" if figures.late else ""),
+            + (f"   ({figures.late:.0f} unfinished)" if figures.late else "")
+            + (f"   OTHERS USE {figures.others:.2f} CORES" if figures.others > _QUIET else ""),
             flush=True,
         )
 
@@ -124,18 +136,21 @@ class Bench:
         for each in pids.values():
             forget_peak(each)
         before, began = {part: cpu(each) for part, each in pids.items()}, time.perf_counter()
+        everybody = machine_cpu() - cpu([os.getpid()])
         _expect(running, "closed")
         took = time.perf_counter() - began
         cores = {part: (cpu(each) - before[part]) / took for part, each in pids.items()}
+        everybody = machine_cpu() - cpu([os.getpid()]) - everybody
         needs = {part: memory(each) for part, each in pids.items()}
         answers = running.load.hear()
         figures = of_round(
             answers,
             task["seconds"],
             self._args.model is None,
-            cores,
-            {part: need.peak for part, need in needs.items()},
-            {part: need.proportional for part, need in needs.items()},
+            cores=cores,
+            others=max(0.0, everybody / took - sum(cores.values())),
+            peak={part: need.peak for part, need in needs.items()},
+            proportional={part: need.proportional for part, need in needs.items()},
         )
         return answers, figures
 
@@ -186,6 +201,9 @@ def compare(setup: Setup, args: argparse.Namespace) -> int:
     about = _about(setup, args)
     same = {c.label: bench.same(c.key, chosen[0].key) for c in chosen[1:]}
     notes = [f"{label}: skipped, {missing}" for label, missing in skipped.items()]
+    busy = max(figures.others for figures in medians.values())
+    if busy > _QUIET:
+        notes.append(f"the machine was not ours alone: others used up to {busy:.2f} cores")
     notes += [f"{share:.1%} of {label}'s answers are {chosen[0].label}'s, word by word"
               for label, share in same.items() if share is not None]  # fmt: skip
     text = local_picture.page(about, table, notes)
@@ -216,12 +234,18 @@ def compare(setup: Setup, args: argparse.Namespace) -> int:
     return 1 if bench.failed else 0
 
 
+def _model_name(setup: Setup, args: argparse.Namespace) -> str:
+    return (
+        Path(args.model).resolve().name if args.model else "an untrained Llama of 11 M parameters"
+    )
+
+
 def _about(setup: Setup, args: argparse.Namespace) -> dict[str, str]:
     """What the figures are of."""
     libraries = ("torch", "transformers") if setup.engine == "hf" else ("mlx", "mlx-lm")
     cores = len(os.sched_getaffinity(0))
     return {
-        "model": f"{setup.model.name.removeprefix('endless-')}, {setup.dtype}",
+        "model": f"{_model_name(setup, args)}, {setup.dtype}",
         "load": f"{args.rounds} rounds of {args.seconds:g} s; prompts of 16–96 tokens, 32–96 new",
         "with": ", ".join(f"{name} {version(name)}" for name in libraries)
         + f"; Python {platform.python_version()}; {cores} cores, {platform.machine()}",

@@ -29,12 +29,14 @@ class Figures:
     """Between tokens of an answer; where several came at once, the gap is shared among them."""
     gap_p99: float
     answers: float
-    """How many answers the times to the first token are of."""
+    """How many answers the times to the first token are of; 0: of those asked for before."""
     late: float
     """How many of these were not finished when patience ended; what is known of them counts."""
     tokens_per_piece: float
     cores: Mapping[str, float] = field(default_factory=dict)
     """CPU, by part; "load" is the callers', where they are a process of their own."""
+    others: float = 0.0
+    """CPU of everybody else on the machine; more than a little spoils the figures."""
     peak: Mapping[str, float] = field(default_factory=dict)
     proportional: Mapping[str, float] = field(default_factory=dict)
 
@@ -53,15 +55,17 @@ def of_round(
     answers: Sequence[Mapping[str, Any]],
     seconds: float,
     one_word_a_token: bool,
-    cores: Mapping[str, float],
-    peak: Mapping[str, float],
-    proportional: Mapping[str, float],
+    **of_processes: Any,
 ) -> Figures:
-    """The figures of a round, from `local_load.Heard`s as dicts. Raises `Wrong`."""
+    """The figures of a round, from `local_load.Heard`s as dicts. Raises `Wrong`.
+
+    ``of_processes`` are the fields that no caller hears: "cores", "peak" and so on.
+    """
     tokens = 0.0
     pieces = 0
     gaps: list[tuple[float, float]] = []
     firsts: list[float] = []
+    earlier: list[float] = []
     late = 0
     for answer in answers:
         said = list(_tokens(answer, one_word_a_token))
@@ -72,24 +76,23 @@ def of_round(
             for (before, _), (at, count) in itertools.pairwise(said)
             if 0 <= at < seconds and count
         ]
-        if 0 <= answer["asked"] < seconds:
-            late += not answer["told"]
-            if said:
-                firsts.append(said[0][0] - answer["asked"])
-    if not firsts or not tokens:
-        raise Wrong(f"nothing was both asked for and answered within {seconds:g} s")
+        in_time = 0 <= answer["asked"] < seconds
+        late += in_time and not answer["told"]
+        if said:
+            (firsts if in_time else earlier).append(said[0][0] - answer["asked"])
+    if not tokens:
+        raise Wrong(f"no token came within {seconds:g} s")
+    waits = [(first, 1.0) for first in firsts or earlier]
     return Figures(
         tokens_per_second=tokens / seconds,
-        first_p50=1e3 * percentile([(first, 1.0) for first in firsts], 0.5),
-        first_p99=1e3 * percentile([(first, 1.0) for first in firsts], 0.99),
+        first_p50=1e3 * percentile(waits, 0.5),
+        first_p99=1e3 * percentile(waits, 0.99),
         gap_p50=1e3 * percentile(gaps, 0.5),
         gap_p99=1e3 * percentile(gaps, 0.99),
         answers=len(firsts),
         late=late,
         tokens_per_piece=tokens / pieces,
-        cores=cores,
-        peak=peak,
-        proportional=proportional,
+        **of_processes,
     )
 
 

@@ -37,7 +37,7 @@ def _load(options: Mapping[str, Any]) -> tuple[Any, Any]:
 def _prompt(tokenizer: Any, question: Question) -> list[int]:
     messages = [{"role": "user", "content": question.prompt}]
     encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-    ids: list[int] = encoded["input_ids"]
+    ids: list[int] = encoded if isinstance(encoded, list) else encoded["input_ids"]  # mlx-lm: ids
     return ids
 
 

@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.local_model import Question, Questions
@@ -144,27 +146,32 @@ async def over_grpc(options: Mapping[str, Any], callers: int) -> AsyncIterator[A
         yield ask
 
 
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta = msgspec.field(default_factory=_Delta)
+
+
+class _Usage(msgspec.Struct):
+    completion_tokens: int = 0
+
+
+class _Event(msgspec.Struct):
+    """An event of Chat Completions, as far as it is looked at."""
+
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: msgspec.Raw | None = None
+
+
 @asynccontextmanager
 async def over_http(options: Mapping[str, Any], callers: int) -> AsyncIterator[Ask]:
     """Chat Completions as events; ``url``, ``model``, and what else goes in the ``body``."""
     import aiohttp
-    import msgspec
 
-    class Delta(msgspec.Struct):
-        content: str | None = None
-
-    class Choice(msgspec.Struct):
-        delta: Delta = msgspec.field(default_factory=Delta)
-
-    class Usage(msgspec.Struct):
-        completion_tokens: int = 0
-
-    class Event(msgspec.Struct):
-        choices: list[Choice] = []
-        usage: Usage | None = None
-        error: msgspec.Raw | None = None
-
-    decode = msgspec.json.Decoder(Event).decode
+    decode = msgspec.json.Decoder(_Event).decode
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:

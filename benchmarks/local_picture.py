@@ -195,7 +195,7 @@ def _legend(series: Series) -> Iterator[str]:
     """Two lines of names, each with a piece of its line."""
     x, y = 24.0, 52.0
     for index, label in enumerate(series):
-        width = 40 + 7.2 * len(label) + 16
+        width = 38 + (8.5 if index == 0 else 6.9) * len(label) + 20
         if x + width > _WIDTH and x > 24:
             x, y = 24.0, y + 20
         colour = _COLOURS[index % len(_COLOURS)]

@@ -152,6 +152,14 @@ def cpu(pids: Iterable[int]) -> float:
     return ticks / _TICK
 
 
+def machine_cpu() -> float:
+    """Seconds of CPU that all processes together have used so far, and the kernel itself."""
+    user, nice, system, _, _, irq, softirq = map(
+        int, Path("/proc/stat").read_text().split(maxsplit=8)[1:8]
+    )
+    return (user + nice + system + irq + softirq) / _TICK
+
+
 class Memory(NamedTuple):
     """MiB: the most that was resident since `forget_peak`, and now, shared pages divided."""
 
