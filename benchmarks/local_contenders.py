@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.local_process import Process, answers, log_message, tree
+from benchmarks.local_process import Failed, Process, answers, log_message, tree
 
 HERE = Path(__file__).parent
 MODEL = "local/bench"
@@ -192,11 +192,14 @@ def transformers_serve(setup: Setup) -> Server:
 
 def llama_server(setup: Setup) -> Server:
     """llama.cpp's server, with the model as GGUF."""
-    model = setup.build / f"{setup.model.name}.gguf"
+    model = setup.build / f"{setup.model.name}-{setup.dtype}.gguf"
     if not model.exists() or model.stat().st_mtime < setup.model.stat().st_mtime:
         script = HERE.parent / "tests/peers/convert.py"
         python = str(setup.peers / "venv/bin/python")
-        subprocess.run([python, str(script), str(setup.model), str(model)], check=True)
+        command = [python, str(script), str(setup.model), str(model), setup.dtype]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise Failed(f"{setup.model} cannot be written as GGUF:\n{done.stderr[-1000:]}")
     command = [str(setup.peers / "bin/llama-server"), "--model", str(model)]
     command += ["--host", "127.0.0.1", "--port", "{port}", "--jinja"]
     command += ["--parallel", str(setup.callers), "--ctx-size", str(512 * setup.callers)]
