@@ -46,7 +46,10 @@ def random_schema(rng: random.Random, depth: int = 3) -> dict[str, Any]:
     kinds = ["string", "integer", "number", "boolean", "enum", "const", "pattern"]
     kind = rng.choice([*kinds, "object", "array", "anyOf"] if depth else kinds)
     low = rng.randint(-1_000, 1_000)
-    deeper = lambda: random_schema(rng, depth - 1)  # noqa: E731 # shorter than a def
+
+    def deeper() -> dict[str, Any]:
+        return random_schema(rng, depth - 1)
+
     match kind:
         case "string":
             least = rng.randint(0, 3)

@@ -23,7 +23,7 @@ def parts(pieces: list[str], **options: Any) -> Parts:
     """What a text means that comes in these pieces."""
     splitter = Splitter(**options)
     found = [part for piece in pieces for part in splitter.add(piece)]
-    return [tuple(part) for part in joined([*found, *splitter.finish()])]
+    return [(part.kind, part.text) for part in joined([*found, *splitter.finish()])]
 
 
 def call(name: str, arguments: str) -> Parts:
@@ -237,7 +237,7 @@ def shaped(pieces: list[str], stop: list[str], **options: Any) -> tuple[Parts, s
         found += new
     text.finish()
     found += text.take()
-    return [tuple(piece) for piece in joined(found)], text.stopped, text.thinking_tokens
+    return [(piece.kind, piece.text) for piece in joined(found)], text.stopped, text.thinking_tokens
 
 
 def test_stop_strings_are_looked_for_in_the_text_alone() -> None:

@@ -41,7 +41,7 @@ def write(job: Job, text: str, it: Loaded) -> list[Piece]:
         if job.constraint is not None:
             may = allowed(job.constraint, it.vocabulary)
             assert may is None or token in may
-        pieces += job.accept(token).pieces
+        pieces += job.accept(token).parts
     return joined(pieces)
 
 
@@ -102,12 +102,12 @@ def test_a_budget_ends_the_thought(model: str, budget: int) -> None:
     for _ in range(budget):
         assert job.constraint is not None
         assert allowed(job.constraint, it.vocabulary) is None
-        pieces += job.accept(letter[0]).pieces
+        pieces += job.accept(letter[0]).parts
     for forced in it.tokenizer.encode_part("</think>"):
         may = allowed(job.constraint, it.vocabulary) if job.constraint else None
         assert may is not None
         assert may.tolist() == [forced]
-        pieces += job.accept(forced).pieces
+        pieces += job.accept(forced).parts
     assert job.constraint is not None
     assert allowed(job.constraint, it.vocabulary) is None
     pieces += write(job, " Yes", it)
@@ -128,8 +128,12 @@ def test_a_model_that_thinks_unasked_is_made_to_stop_at_once() -> None:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("budget", [None, 6])
 def test_a_form_is_held_to_after_the_thought(model: str, budget: int | None) -> None:
-    schema = {"type": "object", "properties": {"a": {"enum": ["x", 1]}}, "required": ["a"]}
-    schema["additionalProperties"] = False
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": ["x", 1]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
     request = v1.GenerateRequest(
         prompt="Hi",
         response_format=v1.ResponseFormat(
@@ -148,7 +152,7 @@ def test_a_form_is_held_to_after_the_thought(model: str, budget: int | None) -> 
             pieces = write(job, f"{opening}Hm.", it)
         chunks = draw(job, it.vocabulary, seed)
         assert chunks[-1].finish is END_OF_SEQUENCE
-        pieces = joined([*pieces, *(piece for chunk in chunks for piece in chunk.pieces)])
+        pieces = joined([*pieces, *(piece for chunk in chunks for piece in chunk.parts)])
         assert [piece.kind for piece in pieces] == ["thinking", "text"]
         ways.add(pieces[1].text)
     assert ways == {'{"a":"x"}', '{"a":1}'}

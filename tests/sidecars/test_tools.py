@@ -186,7 +186,7 @@ def answer(request: v1.GenerateRequest, model: str, seed: int) -> list[Piece]:
     chunks = draw(prompt.make_job(request, it), it.vocabulary, seed, tokens=800)
     if chunks[-1].finish is not END_OF_SEQUENCE:
         return []
-    return joined(piece for chunk in chunks for piece in chunk.pieces)
+    return joined([piece for chunk in chunks for piece in chunk.parts])
 
 
 def calls_of(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
@@ -247,7 +247,7 @@ def test_text_is_free_and_a_call_of_a_strict_tool_is_not(model: str) -> None:
         text = beginning or (form.open if not form.bare else '{"name"')
         chunks = [job.accept(token) for token in it.tokenizer.encode_part(text)]
         chunks += draw(job, it.vocabulary, 1, tokens=600)
-        found = joined(piece for chunk in chunks for piece in chunk.pieces)
+        found = joined([piece for chunk in chunks for piece in chunk.parts])
         if beginning:
             assert found[0].kind == "text"
         else:
@@ -279,7 +279,7 @@ def test_one_call_at_most() -> None:
         if chunks[-1].finish:
             break
     assert chunks[-1].finish is END_OF_SEQUENCE
-    assert calls_of(joined(p for chunk in chunks for p in chunk.pieces)) == [("clock", "{}")]
+    assert calls_of(joined([p for chunk in chunks for p in chunk.parts])) == [("clock", "{}")]
 
 
 @pytest.mark.parametrize(

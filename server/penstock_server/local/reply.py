@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from penstock import v1
 
 from penstock_server.local.job import END_OF_SEQUENCE, Chunk, Finish, Job
-from penstock_server.local.text import Piece
+from penstock_server.local.text import Piece, joined
 from penstock_server.providers.assembler import Assembler, Kind
 
 _Events = list[v1.StreamGenerateResponse]
@@ -43,7 +43,8 @@ class Reply:
         if chunk.logprobs:
             self._logprobs = [*self._logprobs, *chunk.logprobs]
         if chunk.pieces:
-            return [event for piece in chunk.pieces for event in self._piece(piece)]
+            pieces = joined(chunk.pieces)
+            return [event for piece in pieces for event in self._piece(piece)]
         return self._more("text", chunk.text) if chunk.text else []
 
     def complete(self, finish: Finish, job: Job, stop: Collection[str]) -> _Events:

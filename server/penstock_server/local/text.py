@@ -6,7 +6,7 @@ when an answer ends for other reasons than a stop string is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from penstock_server.local.stops import StopStrings
@@ -142,8 +142,10 @@ class Piece(NamedTuple):
     text: str
 
 
-def joined(pieces: Iterable[Piece]) -> list[Piece]:
+def joined(pieces: Sequence[Piece]) -> list[Piece]:
     """The same with neighbours of the same part put together, and empty ones left out."""
+    if len(pieces) < 2:
+        return [piece for piece in pieces if piece.text]
     whole: list[Piece] = []
     for piece in pieces:
         if not piece.text:
