@@ -194,7 +194,7 @@ def _whole(chunks: Sequence[Chunk]) -> Chunk:
         "".join([chunk.text for chunk in chunks]),
         sum(chunk.tokens for chunk in chunks),
         chunks[-1].finish,
-        [logprob for chunk in chunks for logprob in chunk.logprobs],
+        tuple(logprob for chunk in chunks for logprob in chunk.logprobs),
         pieces,
     )
 
