@@ -311,6 +311,15 @@ def test_arguments_that_cannot_be_held_to_their_schema(schema: object, reason: s
     prompt.make_job(request, known("qwen"))
 
 
+def test_where_the_model_may_talk_only_strict_tools_are_held() -> None:
+    odd = v1.Tool(name="odd", parameters='{"type": "object", "uniqueItems": true, "not": {}}')
+    strict = v1.Tool(name="clock", strict=True)
+    request = v1.GenerateRequest(prompt="Hi", tools=[odd])
+    assert prompt.make_job(request, known("untaught")).constraint is None
+    request.tools.append(strict)
+    assert prompt.make_job(request, known("untaught")).constraint is not None
+
+
 def test_a_model_without_template_calls_nothing() -> None:
     tokenizer = chat_templates.untaught()
     tokenizer.chat_template = None

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _NO_SPACE: Any = {"whitespace_flexible": False}
 """Models that may write white space between JSON's tokens are known to write it forever."""
 
+# In how many ways the answer so far may go on; llguidance's own bound of 2,000 is reached by an
+# object with 500 optional properties.
+_MOST_WAYS = 20_000
+
 # What llguidance says of a schema that is wrong in itself; of all else that it does not take, it
 # says that it lacks it.
 _WRONG = re.compile(r"[Uu]nsatisfiable|Pointer .* does not exist")
@@ -101,10 +105,13 @@ class Grammar:
 
         Raises UNSUPPORTED_FEATURE where it is too complex.
         """
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
         written = LLMatcher.grammar_from_lark(f"%llguidance {{}}\n{rules}\n")
-        matcher = LLMatcher(self._vocabulary, written, log_level=0)
+        limits = LLParserLimits(max_items_in_row=_MOST_WAYS, verbose_errors=False)
+        matcher = LLMatcher(self._vocabulary, written, log_level=0, limits=limits)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # some of what is too complex is found only now
         if matcher.is_error():
             raise Failure.unsupported(
                 "response_format",
