@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 
 import pytest
 from penstock import v1
-from penstock_server.local.job import Job
+from penstock_server.local import prompt
+from penstock_server.local.job import MAX_TOKENS, Answer, Job, Scores
 from penstock_server.local.provider import LocalProvider
+from penstock_server.local.reply import Reply
+from penstock_server.local.text import joined
 from transformers import PreTrainedTokenizerFast
 
 from tests.sidecars import chat_templates
@@ -190,6 +193,25 @@ def check(case: Case, answer: v1.GenerateResponse) -> None:
             assert "".join(each.token for each in answer.logprobs) == case.text
     else:
         assert not answer.logprobs
+
+
+async def test_a_slow_reader_gets_all_of_it_at_once() -> None:
+    known = loaded(chat_templates.r1())
+    request = v1.GenerateRequest(prompt="Hi", logprobs=v1.LogprobsOptions())
+    job = prompt.make_job(request, known)
+    answer = Answer(job, lambda answer: None)
+    tokens = known.tokenizer.encode_part("Hm.</think>\nYes. No.")
+    for token in [*tokens, *known.end]:
+        answer.receive(job.accept(token, Scores(-1.0)))
+    chunk = await anext(answer)
+    assert joined(chunk.pieces) == [("thinking", "Hm."), ("text", "Yes. No.")]
+    assert (chunk.text, chunk.tokens) == ("Hm.Yes. No.", len(tokens) + 1)
+    assert len(chunk.logprobs) == len(tokens)
+    reply = Reply("1", "local/r1", 0.0)
+    events = [*reply.add(chunk), *reply.complete(chunk.finish or MAX_TOKENS, job, ())]
+    completed = events[-1].completed
+    assert parts_of(completed.message) == [("thinking", "Hm."), ("text", "Yes. No.")]
+    assert len(completed.logprobs) == len(tokens)
 
 
 @pytest.mark.parametrize("name", CASES)

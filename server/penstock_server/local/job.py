@@ -122,6 +122,7 @@ class Job:
         self.started_at: float | None = None
         """When an engine began with it, on `time.monotonic`'s clock."""
         self._text = text
+        self._is_plain = type(text) is TextStream  # its pieces are nothing but text
         self.at_limit = at_limit
         self._end = end
         self._name = name
@@ -158,7 +159,9 @@ class Job:
             return self.finish(END_OF_SEQUENCE, text, tokens=1)
         if self.written >= self.limit:
             return self.finish(self.at_limit, text, tokens=1)
-        return self._chunk(text, 1) if text else Chunk(text, 1)
+        if not text or (scores is None and self._is_plain):
+            return Chunk(text, 1)
+        return self._chunk(text, 1)
 
     def finish(self, reason: Finish, text: str = "", tokens: int = 0) -> Chunk:
         """The end: ``text`` and what was held back, which may yet complete a stop string."""

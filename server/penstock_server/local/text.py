@@ -177,6 +177,7 @@ class TextStream:
     def __init__(self, detokenizer: Detokenizer, stop: Sequence[str] = ()) -> None:
         self._detokenizer = detokenizer
         self._stops = StopStrings(stop)
+        self._has_stops = bool(stop)
 
     @property
     def stopped(self) -> str | None:
@@ -190,9 +191,8 @@ class TextStream:
 
     def add(self, token: int) -> str:
         """The text that is certain now and was not before; empty after a stop string."""
-        if self._stops.stopped is not None:
-            return ""
-        return self._stops.add(self._detokenizer.add(token))
+        text = self._detokenizer.add(token)
+        return self._stops.add(text) if self._has_stops else text
 
     def finish(self) -> str:
         """What was held back, once no more tokens come."""
