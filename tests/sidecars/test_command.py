@@ -11,8 +11,10 @@ from dataclasses import replace
 import pytest
 from penstock_hf.__main__ import COMMAND, main
 from penstock_server.config import ConfigError
+from penstock_server.local.batching import BatchEngine
 from penstock_server.local.command import ModelSpec
 from penstock_server.local.engine import Engine
+from penstock_server.local.recipe import Look
 from penstock_server.local.serial import SerialEngine
 
 from tests.sidecars.counting import CountingBackend
@@ -29,9 +31,7 @@ from tests.sidecars.counting import CountingBackend
     ],
 )
 def test_names_of_models(argument: str, name: str) -> None:
-    assert list(COMMAND.engine_factories(COMMAND.parser().parse_args(["--model", argument]))) == [
-        name
-    ]
+    assert list(COMMAND.recipes(COMMAND.parser().parse_args(["--model", argument]))) == [name]
 
 
 @pytest.mark.parametrize("arguments", [["=x"], ["x="], ["a/tiny", "b/tiny"]])
@@ -40,7 +40,7 @@ def test_models_that_cannot_be_named(
 ) -> None:
     flags = [flag for argument in arguments for flag in ("--model", argument)]
     with pytest.raises(ConfigError):
-        COMMAND.engine_factories(COMMAND.parser().parse_args(flags))
+        COMMAND.recipes(COMMAND.parser().parse_args(flags))
     assert main(flags) == 2
     assert "--model" in capsys.readouterr().err
 
@@ -54,9 +54,9 @@ def test_numbers_that_make_no_sense(flag: str, capsys: pytest.CaptureFixture[str
 
 async def test_flags_reach_the_engine() -> None:
     args = COMMAND.parser().parse_args(["--model", "m", "--max-queue", "3", "--threads", "2"])
-    engine = COMMAND.engine_factories(args)["m"]()
-    assert isinstance(engine, SerialEngine)
-    assert engine._max_waiting == 3
+    engine = COMMAND.recipes(args)["m"].make(Look(), 0)
+    assert isinstance(engine, BatchEngine)
+    assert engine._queue._most == 3
     await engine.close()
 
 
@@ -72,7 +72,7 @@ def test_flags_reach_the_specification() -> None:
     for arguments in (flags.split(), []):
         args = command.parser().parse_args(["--model", "m", *arguments, "--context-length", "9"])
         with suppress(RuntimeError):  # no event loop here for the engine: the specification does
-            command.engine_factories(args)["m"]()
+            command.recipes(args)["m"].make(Look(), 3 * 2**29)
     told, default = made
     assert (told.prefill_chunk, told.max_batch, told.cache_memory) == (64, 8, 3 * 2**29)
     assert (told.attention, told.context_length) == ("eager", 9)

@@ -1,7 +1,7 @@
 """The seam to whatever computes: what a provider may ask of an engine.
 
 What is asked and by whom is not known here, nor is what computes: an engine gets token ids and
-gives text. ``serial`` is the engine that there is.
+gives text (``batching``), or vectors (``embedding``).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Loaded:
 
 
 class Engine(ABC):
-    """Computes the answers of one model.
+    """Computes what one model is asked for.
 
     Concurrency: all methods belong on the event loop and return without computing. Behind them
     exactly one thread owns the model: it loads, warms up and decodes, and nothing else touches
@@ -56,8 +56,7 @@ class Engine(ABC):
     Example::
 
         loaded = await engine.load(report)
-        async with aclosing(engine.generate(job)) as answer:
-            async for chunk in answer: ...
+        ...
         await engine.close()
     """
 
@@ -70,15 +69,6 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def generate(self, job: Job) -> Answer:
-        """Begin with a job, which may mean that it waits.
-
-        Raises OVERLOADED where too many wait already, SHUTTING_DOWN after `close`. Whoever
-        closes the answer before its end cancels the job: one that waits is never run, one that
-        runs ends at its next token.
-        """
-
-    @abstractmethod
     def stats(self) -> v1.EngineStats:
         """Live figures."""
 
@@ -87,4 +77,23 @@ class Engine(ABC):
         """End what runs and what waits with SHUTTING_DOWN, and free the memory.
 
         May be called at any time, also while the model is loading. Returns promptly.
+        """
+
+
+class GenerationEngine(Engine):
+    """An engine whose model writes text.
+
+    Example::
+
+        async with aclosing(engine.generate(job)) as answer:
+            async for chunk in answer: ...
+    """
+
+    @abstractmethod
+    def generate(self, job: Job) -> Answer:
+        """Begin with a job, which may mean that it waits.
+
+        Raises OVERLOADED where too many wait already, SHUTTING_DOWN after `close`. Whoever
+        closes the answer before its end cancels the job: one that waits is never run, one that
+        runs ends at its next token.
         """
