@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any, TypeVar
 
 from penstock import v1
@@ -37,9 +36,14 @@ class Ready:
         # tokenising are not for the event loop.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"tokenizer-{name}")
 
-    async def make_job(self, request: v1.GenerateRequest) -> Job:
+    async def prepare(self) -> None:
+        """Find out what the model can do; see `Abilities.prepare`."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._worker, self.loaded.abilities.prepare)
+
+    async def make_job(self, request: v1.GenerateRequest, deadline: float | None = None) -> Job:
         """See `prompt.make_job`."""
-        return await self.tokenize(partial(prompt.make_job, request))
+        return await self.tokenize(lambda loaded: prompt.make_job(request, loaded, deadline))
 
     async def tokenize(self, make: Callable[[Loaded], Made]) -> Made:
         """What is made of a request with the model's tokenizer, off the event loop."""
@@ -222,15 +226,20 @@ class LocalModel:
             cache_memory = await self._budget.claim(self, seen, evict)
             self._engine = self._recipe.make(seen, cache_memory)
             loaded = await self._engine.load(self._report)
+            ready = Ready(self.name, self._engine, loaded)
+            if not seen.embeds:
+                await ready.prepare()
         except asyncio.CancelledError:
             if not self._closed:
                 raise
             return self._failed(_stopping())
         except Exception as error:
+            if self._engine is not None:
+                await self._engine.close()
             return self._failed(error if isinstance(error, Failure) else _fault(error))
-        self._ready = Ready(self.name, self._engine, loaded)
+        self._ready = ready
         self._budget.settle(self.name, loaded.weights_bytes)
-        self._set(v1.MODEL_STATE_READY)
+        self._set(v1.MODEL_STATE_READY, _remark(loaded))
         log(
             logging.INFO,
             "model ready",
@@ -263,7 +272,7 @@ class LocalModel:
                 async with asyncio.timeout(patience):
                     await self._unused.wait()
             except TimeoutError:
-                self._set(self.state)
+                self._set(v1.MODEL_STATE_READY, _remark(ready.loaded))
                 return None
         await ready.close()
         self._ready = self._engine = None
@@ -306,6 +315,12 @@ async def _until_over(transition: asyncio.Task[Failure | None]) -> None:
     await asyncio.wait([transition])
     if not transition.cancelled() and (failure := transition.result()) is not None:
         raise failure.again()
+
+
+def _remark(loaded: Loaded) -> str:
+    """What is worth knowing of a model that can answer."""
+    why = loaded.one_at_a_time
+    return f"answers one request at a time: {why}" if why else ""
 
 
 def _fault(error: Exception) -> Failure:

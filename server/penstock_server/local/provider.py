@@ -17,12 +17,12 @@ from penstock import v1
 from penstock_server.errors import Failure
 from penstock_server.local import prompt
 from penstock_server.local.budget import Budget
-from penstock_server.local.engine import GenerationEngine
+from penstock_server.local.engine import GenerationEngine, Loaded
 from penstock_server.local.job import Answer, Finish
 from penstock_server.local.model import LocalModel
 from penstock_server.local.recipe import Recipe
+from penstock_server.local.reply import Reply
 from penstock_server.providers import Call, Events, HealthListener, Provider
-from penstock_server.providers.assembler import Assembler
 
 _GENERATES = (v1.CAPABILITY_GENERATE, v1.CAPABILITY_STREAM)
 _EMBEDS = (v1.CAPABILITY_EMBED,)
@@ -100,7 +100,7 @@ class LocalProvider(Provider):
                 engine = ready.engine
                 if not isinstance(engine, GenerationEngine):
                     raise _only("embeds", "Embed")
-                job = await ready.make_job(request)
+                job = await ready.make_job(request, call.deadline)
                 async with (
                     aclosing(engine.generate(job)) as answer,
                     aclosing(self._tell(answer, model, request, call)) as events,
@@ -112,22 +112,15 @@ class LocalProvider(Provider):
         self, answer: Answer, model: str, request: v1.GenerateRequest, call: Call
     ) -> Events:
         """An answer in the contract's events."""
-        assembler = Assembler(f"gen-{uuid.uuid4().hex}", self.full_name(model), call.arrived)
-        yield assembler.started()
+        reply = Reply(f"gen-{uuid.uuid4().hex}", self.full_name(model), call.arrived)
+        yield reply.started()
         finish: Finish | None = None
         async for chunk in answer:
             finish = chunk.finish
-            if chunk.text:
-                for event in assembler.add("text", chunk.text):
-                    yield event
+            for event in reply.add(chunk):
+                yield event
         assert finish is not None  # an answer ends with one, or raises
-        response = assembler.response
-        response.provider_finish_reason = finish.word
-        if finish.stop in request.sampling.stop:  # not one that the model brought itself
-            response.stop_sequence = finish.stop
-        response.timings.queued.FromNanoseconds(int(answer.job.queued * 1e9))
-        usage = v1.Usage(input_tokens=len(answer.job.prompt), output_tokens=answer.job.written)
-        for event in assembler.complete(finish.reason, usage):
+        for event in reply.complete(finish, answer.job, request.sampling.stop):
             yield event
 
     async def list_models(self, call: Call) -> Sequence[v1.Model]:
@@ -178,7 +171,7 @@ class LocalProvider(Provider):
         return v1.Model(
             name=self.full_name(local.name),
             provider=self.name,
-            capabilities=_EMBEDS if local.embeds else _GENERATES,
+            capabilities=_EMBEDS if local.embeds else _capabilities(loaded),
             capability_source=v1.CAPABILITY_SOURCE_PROVIDER,
             context_length=loaded.context_length if loaded else 0,
             max_output_tokens=0,  # bounded by context_length only
@@ -213,6 +206,18 @@ class LocalProvider(Provider):
             failure.metadata.setdefault("model", self.full_name(model))
             failure.metadata.setdefault("provider", self.name)
             raise
+
+
+def _capabilities(loaded: Loaded | None) -> Sequence[v1.Capability.ValueType]:
+    """What a model can do, as far as that is known: most of it only once it is in memory."""
+    if loaded is None:
+        return _GENERATES
+    found = [*_GENERATES, *loaded.abilities.capabilities]
+    if loaded.scores:
+        found.append(v1.CAPABILITY_LOGPROBS)
+    if loaded.image_reader is not None:
+        found.append(v1.CAPABILITY_IMAGE_INPUT)
+    return sorted(found)
 
 
 _UNSETTLED = frozenset({v1.MODEL_STATE_UNLOADED, v1.MODEL_STATE_LOADING})
