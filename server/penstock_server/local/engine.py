@@ -7,7 +7,7 @@ gives text (``batching``), or vectors (``embedding``).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from penstock import v1
@@ -19,6 +19,24 @@ from penstock_server.local.tokenizer import Tokenizer
 
 Report = Callable[[float, str], None]
 """Told how far loading has come (0 to 1) and what is being done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """What is known of the vectors of a model that turns text into them."""
+
+    dimensions: int
+    """How long they are."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """What the model wants to stand before a text, by the purpose's name."""
+    default_prompt: str = ""
+    """The name of the prompt for callers that name none; "": none."""
+    lowercase: bool = False
+    """Whether texts are to be written in lower case before they are tokenised."""
+    step_tokens: int = 0
+    """How many tokens to compute at a time, padding included; 0: the engine's choice."""
+    step_texts: int = 0
+    """How many texts to compute at a time; 0: the engine's choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +60,8 @@ class Loaded:
     """Why no more than one, where the engine would otherwise compute many."""
     device: str = "cpu"
     dtype: str = "float32"
+    vectors: Vectors | None = None
+    """What is known of the model's vectors; None: it writes text."""
     weights_bytes: int = 0
     """The memory that the weights take; 0: not known."""
     image_reader: ImageReader | None = None

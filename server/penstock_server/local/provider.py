@@ -11,12 +11,14 @@ import difflib
 import uuid
 from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
+from functools import partial
 
 from penstock import v1
 
 from penstock_server.errors import Failure
-from penstock_server.local import prompt
+from penstock_server.local import embedding, prompt
 from penstock_server.local.budget import Budget
+from penstock_server.local.embedding import EmbeddingEngine
 from penstock_server.local.engine import GenerationEngine, Loaded
 from penstock_server.local.job import Answer, Finish
 from penstock_server.local.model import LocalModel
@@ -122,6 +124,21 @@ class LocalProvider(Provider):
         assert finish is not None  # an answer ends with one, or raises
         for event in reply.complete(finish, answer.job, request.sampling.stop):
             yield event
+
+    async def embed(self, model: str, request: v1.EmbedRequest, call: Call) -> v1.EmbedResponse:
+        """See `Provider.embed`."""
+        local = self._find(model)
+        with self._naming(model):
+            embedding.check(request)
+            if local.embeds is False:  # before a model is loaded for nothing
+                raise _only("writes text", "Generate")
+            async with local.use() as ready:
+                engine = ready.engine
+                if not isinstance(engine, EmbeddingEngine):
+                    raise _only("writes text", "Generate")
+                texts = await ready.tokenize(partial(embedding.read, request))
+                vectors = await engine.embed(texts)
+                return embedding.answer(self.full_name(model), texts, vectors)
 
     async def list_models(self, call: Call) -> Sequence[v1.Model]:
         """See `Provider.list_models`."""

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from penstock_server.local.batching import BatchEngine
 from penstock_server.local.command import Command, ModelSpec
+from penstock_server.local.embedding import EmbeddingEngine
 from penstock_server.local.engine import Engine
 
 from penstock_hf.backend import HFBackend
+from penstock_hf.embedding import HFEmbeddingBackend
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +47,10 @@ def _accelerator_memory(device: str) -> int:
     return free
 
 
+def _make_embedding_engine(spec: ModelSpec, name: str, max_waiting: int) -> Engine:
+    return EmbeddingEngine(HFEmbeddingBackend(spec), name, max_waiting=max_waiting)
+
+
 COMMAND = Command(
     "penstock-hf",
     "Hugging Face models",
@@ -52,6 +58,7 @@ COMMAND = Command(
     devices=("cpu", "cuda", "cuda:1", "mps"),
     other_devices=True,  # torch knows more, and says so where it does not
     attentions=("sdpa", "eager"),
+    make_embedding_engine=_make_embedding_engine,
     fetch=_fetch,
     accelerator_memory=_accelerator_memory,
     examples=(

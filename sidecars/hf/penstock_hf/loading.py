@@ -9,9 +9,11 @@ import importlib.util
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
+from huggingface_hub import snapshot_download
 from penstock import v1
 from penstock_server.errors import Failure
 from penstock_server.local.checkpoint import Reason, context_length, explain, resolve, several
@@ -21,7 +23,9 @@ from penstock_server.local.sampling import Defaults
 from penstock_server.local.tokenizer import Tokenizer
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForTextEncoding,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -63,6 +67,10 @@ _REASONS: Sequence[Reason] = (
 )
 """What torch and transformers say of models that they cannot load."""
 
+_FILES = ("*.json", "*.jinja", "*.model", "*.py", "*.txt", "*.safetensors")
+"""What is downloaded of a model of several parts: other formats of the same weights are not."""
+
+Found = TypeVar("Found")
 _Model = tuple[PreTrainedModel, Defaults, Loaded]
 
 
@@ -72,10 +80,15 @@ def load(spec: ModelSpec, report: Report) -> _Model:
     A directory is read without touching the network; anything else is a hub id, which is
     downloaded or taken from the Hub's cache as usual.
     """
+    return guarded(spec, report, lambda: _load(spec, report))
+
+
+def guarded(spec: ModelSpec, report: Report, work: Callable[[], Found]) -> Found:
+    """Load something, one model after the other; errors are explained as a `Failure`."""
     try:
         report(0.05, "waiting for another model to be loaded")
         with _one_at_a_time:
-            return _load(spec, report)
+            return work()
     except Exception as error:
         failure = explain(error, spec.source, _REASONS)
         if failure is None:
@@ -83,13 +96,26 @@ def load(spec: ModelSpec, report: Report) -> _Model:
         raise failure from error
 
 
-def _load(spec: ModelSpec, report: Report) -> _Model:
+class Opened(NamedTuple):
+    """A model whose configuration and tokenizer have been read, and its weights not yet."""
+
+    source: str
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    options: Mapping[str, Any]
+    """What every ``from_pretrained`` is to be told."""
+    verb: str
+
+
+def open_source(spec: ModelSpec, report: Report, name: str = "") -> Opened:
+    """Read what comes before the weights; ``name`` is where, if not the specification's source."""
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if spec.threads:
         torch.set_num_threads(spec.threads)
     device = _device(spec.device)
-    source, is_local = resolve(spec.source)
+    source, is_local = resolve(name or spec.source)
     options: dict[str, Any] = {
         # Said, not left out: transformers would ask a question at the terminal.
         "trust_remote_code": spec.trust_remote_code,
@@ -100,13 +126,55 @@ def _load(spec: ModelSpec, report: Report) -> _Model:
     config = AutoConfig.from_pretrained(source, **options)
     tokenizer = AutoTokenizer.from_pretrained(source, **options)
     report(_WEIGHTS_FROM, f"{verb} the weights")
-    model = _read_weights(source, _dtype(spec.dtype, device, config), device, options, report)
+    return Opened(source, config, tokenizer, device, options, verb)
+
+
+def fetch(spec: ModelSpec, report: Report) -> Path:
+    """The directory of a model of several parts; from the Hub, where it is none of this machine."""
+    source, is_local = resolve(spec.source)
+    if is_local:
+        return Path(source)
+    report(0.07, "downloading, unless it is in the Hub's cache")
+    directory = Path(snapshot_download(source, allow_patterns=list(_FILES)))
+    if not any(directory.rglob("*.safetensors")):
+        snapshot_download(source, allow_patterns=["pytorch_model*.bin"])
+    return directory
+
+
+def read_encoder(opened: Opened, spec: ModelSpec, report: Report) -> PreTrainedModel:
+    """The model without whatever it would write text with."""
+    # The encoder alone, of those that have a decoder, too.
+    kind = AutoModelForTextEncoding if opened.config.is_encoder_decoder else AutoModel
+    options = dict(opened.options)
+    if spec.attention != "auto":
+        options["attn_implementation"] = spec.attention
+    return _weights_of(
+        opened, spec, options, report, cast(Callable[..., Any], kind.from_pretrained)
+    )
+
+
+def _load(spec: ModelSpec, report: Report) -> _Model:
+    opened = open_source(spec, report)
+    model = _weights_of(opened, spec, opened.options, report, _from_pretrained)
+    generation = model.generation_config
+    defaults = Defaults.of(lambda name: getattr(generation, name, None))
+    return model, defaults, _describe(spec, model, opened.tokenizer)
+
+
+def _weights_of(
+    opened: Opened,
+    spec: ModelSpec,
+    options: Mapping[str, Any],
+    report: Report,
+    from_pretrained: Callable[..., tuple[PreTrainedModel, Mapping[str, Any]]],
+) -> PreTrainedModel:
+    device = opened.device
+    dtype = _dtype(spec.dtype, device, opened.config)
+    model = _read_weights(opened.source, dtype, device, options, report, from_pretrained)
     if model.device != device:
         report(_WEIGHTS_TO, f"moving the weights to {device}")
         model.to(device)  # type: ignore[arg-type]
-    generation = model.generation_config
-    defaults = Defaults.of(lambda name: getattr(generation, name, None))
-    return model, defaults, _describe(spec, model, tokenizer)
+    return model
 
 
 def _read_weights(
@@ -115,18 +183,20 @@ def _read_weights(
     device: torch.device,
     options: Mapping[str, Any],
     report: Report,
+    from_pretrained: Callable[..., tuple[PreTrainedModel, Mapping[str, Any]]],
 ) -> PreTrainedModel:
     # Straight to the device where accelerate is installed, which transformers needs for that.
     direct = device.type != "cpu" and importlib.util.find_spec("accelerate") is not None
     with _progress(report):
-        model, info = _from_pretrained(
+        model, info = from_pretrained(
             source,
             dtype=dtype,
             device_map={"": device} if direct else None,
             output_loading_info=True,
             **options,
         )
-    missing = sorted(info["missing_keys"])
+    # What pools by a layer of its own is not asked to.
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:  # transformers makes them up, and the model babbles
         raise Failure(
             _UNSUPPORTED,
