@@ -30,7 +30,7 @@ from penstock_server.providers.sidecar import SIDECAR_PROVIDER
 _MEMORY_SHARE = 0.8
 """The part of what is available at the start that models may take, where nobody says otherwise."""
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "fastest", "float32", "bfloat16", "float16")
 
 _EPILOG = """\
 examples:
@@ -46,11 +46,12 @@ class ModelSpec:
     """Which model, and how it is to run.
 
     ``source`` is a directory or a Hugging Face hub id; ``device`` one of the sidecar's devices or
-    "auto" (the best there is); ``dtype`` a floating-point type's name or "auto" (the checkpoint's
-    own on an accelerator, float32 on a CPU); ``threads`` how many CPU threads compute (0: the
-    library's own choice); ``context_length`` bounds what the model's own context allows, in
-    tokens (0: it does not); ``trust_remote_code`` whether Python code that comes with the model
-    may run.
+    "auto" (the best there is); ``dtype`` a floating-point type's name, "auto" (the checkpoint's
+    own on an accelerator, float32 on a CPU, where seeds then promise the same answer) or
+    "fastest" (bfloat16 on a CPU that computes with it, else like "auto"); ``threads`` how many
+    CPU threads compute (0: the library's own choice); ``context_length`` bounds what the model's
+    own context allows, in tokens (0: it does not); ``trust_remote_code`` whether Python code
+    that comes with the model may run.
 
     ``prefill_chunk`` is how many tokens of prompts one step computes at most, ``max_batch`` how
     many requests are computed at a time, ``cache_memory`` how many bytes the keys and values of
@@ -156,7 +157,8 @@ class Command:
             "--dtype",
             default="auto",
             choices=DTYPES,
-            help="default: float32 on a CPU, else the checkpoint's own",
+            help="default: float32 on a CPU, else the checkpoint's own; fastest: bfloat16 on a CPU "
+            "that computes with it",
         )
         models.add_argument(
             "--threads",
@@ -301,8 +303,8 @@ class _CommandRecipe(Recipe):
         return make(spec, self.name, self.max_waiting)
 
     def _dtype(self) -> str:
-        """What the weights become: "auto" is float32 on a CPU, and their own elsewhere."""
-        if self.spec.dtype != "auto":
+        """What the weights become: by default float32 on a CPU, and what they are elsewhere."""
+        if self.spec.dtype not in ("auto", "fastest"):
             return self.spec.dtype
         return "float32" if self.spec.device in ("auto", "cpu") else "auto"
 

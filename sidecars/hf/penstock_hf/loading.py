@@ -6,6 +6,7 @@ How a model is run is not known here.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,17 +22,27 @@ from penstock_server.local.command import ModelSpec
 from penstock_server.local.engine import Loaded, Report
 from penstock_server.local.sampling import Defaults
 from penstock_server.local.tokenizer import Tokenizer
+from penstock_server.telemetry import log
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForTextEncoding,
+    AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
+
+from penstock_hf.pictures import PictureReader
 
 # The progress hook is the process's, and memory is, too: one model after the other.
 _one_at_a_time = threading.Lock()
@@ -39,9 +50,12 @@ _one_at_a_time = threading.Lock()
 _WEIGHTS_FROM, _WEIGHTS_TO = 0.2, 0.9
 """The part of the progress that reading the weights is."""
 
-# Its annotation knows nothing of output_loading_info.
-_from_pretrained = cast(
-    Callable[..., tuple[PreTrainedModel, Mapping[str, Any]]], AutoModelForCausalLM.from_pretrained
+_FromPretrained = Callable[..., tuple[PreTrainedModel, Mapping[str, Any]]]
+_Auto = (
+    type[AutoModelForCausalLM]
+    | type[AutoModelForImageTextToText]
+    | type[AutoModelForTextEncoding]
+    | type[AutoModel]
 )
 
 _UNSUPPORTED = v1.ERROR_REASON_UNSUPPORTED_FEATURE
@@ -105,7 +119,6 @@ class Opened(NamedTuple):
     device: torch.device
     options: Mapping[str, Any]
     """What every ``from_pretrained`` is to be told."""
-    verb: str
 
 
 def open_source(spec: ModelSpec, report: Report, name: str = "") -> Opened:
@@ -125,8 +138,7 @@ def open_source(spec: ModelSpec, report: Report, name: str = "") -> Opened:
     report(0.1, f"{verb} the configuration and the tokenizer")
     config = AutoConfig.from_pretrained(source, **options)
     tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    report(_WEIGHTS_FROM, f"{verb} the weights")
-    return Opened(source, config, tokenizer, device, options, verb)
+    return Opened(source, config, tokenizer, device, options)
 
 
 def fetch(spec: ModelSpec, report: Report) -> Path:
@@ -144,51 +156,70 @@ def fetch(spec: ModelSpec, report: Report) -> Path:
 def read_encoder(opened: Opened, spec: ModelSpec, report: Report) -> PreTrainedModel:
     """The model without whatever it would write text with."""
     # The encoder alone, of those that have a decoder, too.
-    kind = AutoModelForTextEncoding if opened.config.is_encoder_decoder else AutoModel
-    options = dict(opened.options)
-    if spec.attention != "auto":
-        options["attn_implementation"] = spec.attention
-    return _weights_of(
-        opened, spec, options, report, cast(Callable[..., Any], kind.from_pretrained)
-    )
+    auto: _Auto = AutoModelForTextEncoding if opened.config.is_encoder_decoder else AutoModel
+    return _weights_of(opened, spec, report, auto)
 
 
 def _load(spec: ModelSpec, report: Report) -> _Model:
     opened = open_source(spec, report)
-    model = _weights_of(opened, spec, opened.options, report, _from_pretrained)
+    pictures = _picture_reader(opened.source, opened.config, opened.options)
+    auto: _Auto = AutoModelForCausalLM if pictures is None else AutoModelForImageTextToText
+    model = _weights_of(opened, spec, report, auto)
     generation = model.generation_config
     defaults = Defaults.of(lambda name: getattr(generation, name, None))
-    return model, defaults, _describe(spec, model, opened.tokenizer)
+    return model, defaults, _describe(spec, model, opened.tokenizer, pictures)
 
 
-def _weights_of(
-    opened: Opened,
-    spec: ModelSpec,
-    options: Mapping[str, Any],
-    report: Report,
-    from_pretrained: Callable[..., tuple[PreTrainedModel, Mapping[str, Any]]],
-) -> PreTrainedModel:
+def _weights_of(opened: Opened, spec: ModelSpec, report: Report, auto: _Auto) -> PreTrainedModel:
     device = opened.device
+    verb = "reading" if opened.options["local_files_only"] else "fetching"
+    report(_WEIGHTS_FROM, f"{verb} the weights")
+    options = dict(opened.options)
+    if spec.attention != "auto":
+        options["attn_implementation"] = spec.attention
     dtype = _dtype(spec.dtype, device, opened.config)
-    model = _read_weights(opened.source, dtype, device, options, report, from_pretrained)
+    model = _read_weights(auto, opened.source, dtype, device, options, report)
     if model.device != device:
         report(_WEIGHTS_TO, f"moving the weights to {device}")
         model.to(device)  # type: ignore[arg-type]
     return model
 
 
+def _picture_reader(
+    source: str, config: PreTrainedConfig, options: Mapping[str, Any]
+) -> PictureReader | None:
+    """What reads pictures for the model; None where it reads none, or nobody can."""
+    kind = config.model_type
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return None
+    try:
+        processor: object = AutoProcessor.from_pretrained(source, **options)  # type: ignore[no-untyped-call]
+        if isinstance(processor, ProcessorMixin) and processor.chat_template:
+            return PictureReader(processor)
+        why = "its processor has no chat template"
+    except (ImportError, OSError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise Failure(
+            _UNSUPPORTED, f"{source}: it reads pictures, and its processor cannot be used: {why}"
+        )
+    log(logging.WARNING, "served without pictures", source=source, why=why)
+    return None
+
+
 def _read_weights(
+    auto: _Auto,
     source: str,
     dtype: torch.dtype | str,
     device: torch.device,
     options: Mapping[str, Any],
     report: Report,
-    from_pretrained: Callable[..., tuple[PreTrainedModel, Mapping[str, Any]]],
 ) -> PreTrainedModel:
     # Straight to the device where accelerate is installed, which transformers needs for that.
     direct = device.type != "cpu" and importlib.util.find_spec("accelerate") is not None
     with _progress(report):
-        model, info = from_pretrained(
+        # Its annotation knows nothing of output_loading_info.
+        model, info = cast(_FromPretrained, auto.from_pretrained)(
             source,
             dtype=dtype,
             device_map={"": device} if direct else None,
@@ -207,7 +238,10 @@ def _read_weights(
 
 
 def _describe(
-    spec: ModelSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    spec: ModelSpec,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pictures: PictureReader | None,
 ) -> Loaded:
     text = model.config.get_text_config()
     generation = model.generation_config
@@ -220,6 +254,7 @@ def _describe(
         # the end that they were taught in their tokenizer.
         end=frozenset({*several(generation.eos_token_id), *several(tokenizer.eos_token_id)}),
         stop=tuple(several(generation.stop_strings)),
+        image_reader=pictures,
         weights_bytes=sum(t.nbytes for t in (*model.parameters(), *model.buffers())),
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
@@ -236,7 +271,9 @@ def _device(name: str) -> torch.device:
 
 def _dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype | str:
     """What ``from_pretrained`` takes for it."""
-    if name != "auto":
+    if name == "fastest" and device.type == "cpu" and _computes_in_bfloat16():
+        return torch.bfloat16
+    if name not in ("auto", "fastest"):
         dtype = getattr(torch, name, None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise Failure(
@@ -247,6 +284,17 @@ def _dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.d
     if device.type == "cpu" and getattr(config, "quantization_config", None) is None:
         return torch.float32  # right everywhere; bfloat16 is slower on many CPUs
     return "auto"
+
+
+def _computes_in_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; emulated, it is many times as slow as float32."""
+    find = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    known = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in _BFLOAT16]
+    return bool(find and find()) and any(look() for look in known if look is not None)
+
+
+_BFLOAT16 = ("avx512_bf16", "amx_tile", "arm_bf16")
+"""What CPUs call it."""
 
 
 class _Counted:
