@@ -36,8 +36,10 @@ def groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
             continue
         # Inside a container the path may be the outside's, of which we only see our own part.
         own = tree / path.strip("/")
-        if ".." in own.parts or not own.is_dir():
+        if ".." in own.parts:
             own = tree
+        while not own.is_dir():
+            own = own.parent
         while True:
             yield own
             if own == tree:
