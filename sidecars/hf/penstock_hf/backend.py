@@ -18,7 +18,7 @@ from penstock_server.local.engine import Loaded, Report
 from penstock_server.local.job import Job
 from penstock_server.telemetry import log
 
-from penstock_hf import garbage
+from penstock_hf import process
 
 if TYPE_CHECKING:
     from penstock_hf.alone import OneAtATime
@@ -43,8 +43,9 @@ class HFBackend:
 
     def load(self, report: Report) -> Loaded:
         """See `Backend.load`."""
-        report(0.0, "importing torch and transformers")
-        with garbage.no_collection():
+        report(0.0, "waiting for another model to be loaded")
+        with process.exclusive():
+            report(0.01, "importing torch and transformers")
             import torch
 
             from penstock_hf import loading, running
@@ -93,7 +94,7 @@ class HFBackend:
         """See `Backend.unload`."""
         self._batch = None
         self._figures = {}
-        garbage.collect()
+        process.collect()
 
     def _count(self) -> None:
         batch = self._batch

@@ -12,7 +12,7 @@ from penstock_server.local.command import ModelSpec
 from penstock_server.local.embedding import Text, Vector
 from penstock_server.local.engine import Loaded, Report
 
-from penstock_hf import garbage
+from penstock_hf import process
 
 if TYPE_CHECKING:
     from penstock_hf.encoder import Encoder
@@ -32,8 +32,9 @@ class HFEmbeddingBackend:
 
     def load(self, report: Report) -> Loaded:
         """See `Loadable.load`."""
-        report(0.0, "importing torch and transformers")
-        with garbage.no_collection():
+        report(0.0, "waiting for another model to be loaded")
+        with process.exclusive():
+            report(0.01, "importing torch and transformers")
             from penstock_hf import encoder
 
             self._encoder, loaded = encoder.load(self._spec, report)
@@ -47,4 +48,4 @@ class HFEmbeddingBackend:
     def unload(self) -> None:
         """See `Loadable.unload`."""
         self._encoder = None
-        garbage.collect()
+        process.collect()

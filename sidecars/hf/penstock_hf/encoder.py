@@ -36,7 +36,7 @@ _NO_LIMIT = 1_000_000  # what tokenizers say who know none is larger
 
 def load(spec: ModelSpec, report: Report) -> tuple[Encoder, Loaded]:
     """Load a model that turns text into vectors. Raises a `Failure` that says what to do."""
-    return loading.guarded(spec, report, lambda: _load(spec, report))
+    return loading.explained(spec, lambda: _load(spec, report))
 
 
 def _load(spec: ModelSpec, report: Report) -> tuple[Encoder, Loaded]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,9 +42,6 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from penstock_hf.pictures import PictureReader
-
-# The progress hook is the process's, and memory is, too: one model after the other.
-_one_at_a_time = threading.Lock()
 
 _WEIGHTS_FROM, _WEIGHTS_TO = 0.2, 0.9
 """The part of the progress that reading the weights is."""
@@ -94,15 +90,13 @@ def load(spec: ModelSpec, report: Report) -> _Model:
     A directory is read without touching the network; anything else is a hub id, which is
     downloaded or taken from the Hub's cache as usual.
     """
-    return guarded(spec, report, lambda: _load(spec, report))
+    return explained(spec, lambda: _load(spec, report))
 
 
-def guarded(spec: ModelSpec, report: Report, work: Callable[[], Found]) -> Found:
-    """Load something, one model after the other; errors are explained as a `Failure`."""
+def explained(spec: ModelSpec, work: Callable[[], Found]) -> Found:
+    """Load something; what goes wrong is explained as a `Failure`."""
     try:
-        report(0.05, "waiting for another model to be loaded")
-        with _one_at_a_time:
-            return work()
+        return work()
     except Exception as error:
         failure = explain(error, spec.source, _REASONS)
         if failure is None:
