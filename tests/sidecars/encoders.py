@@ -48,7 +48,8 @@ def save(directory: Path, architecture: str = "bert", **config: Any) -> Path:
     """Write a model without a head to a directory, and its tokenizer."""
     torch.manual_seed(11)
     shape = AutoConfig.for_model(architecture, **{**ENCODERS[architecture], **config})
-    AutoModel.from_config(shape).save_pretrained(directory)
+    model = AutoModel.from_config(shape)  # type: ignore[no-untyped-call]
+    model.save_pretrained(directory)
     inner = Tokenizer.from_str(byte_level().to_str())
     inner.post_processor = processors.TemplateProcessing(
         single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)]

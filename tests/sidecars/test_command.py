@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -10,12 +11,14 @@ from dataclasses import replace
 
 import pytest
 from penstock_hf.__main__ import COMMAND, main
-from penstock_server.config import ConfigError
+from penstock_server.config import ConfigError, GatewayConfig
+from penstock_server.gateway import sidecar_command
 from penstock_server.local.batching import BatchEngine
 from penstock_server.local.command import ModelSpec
 from penstock_server.local.engine import Engine
 from penstock_server.local.recipe import Look
 from penstock_server.local.serial import SerialEngine
+from penstock_server.provider_settings import SidecarSettings
 
 from tests.sidecars.counting import CountingBackend
 
@@ -99,6 +102,47 @@ def test_threads_leave_a_core_to_the_event_loops(monkeypatch: pytest.MonkeyPatch
         assert COMMAND.parser().parse_args(["--model", "m"]).threads == threads
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert COMMAND.parser().parse_args(["--model", "m"]).threads >= 1
+
+
+def test_threads_that_wait_do_not_burn_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    del os.environ["OMP_WAIT_POLICY"]
+    assert main(["--model", "=x"]) == 2
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_a_gateways_settings_are_flags_that_the_sidecar_knows() -> None:
+    told = {
+        "threads": 3,
+        "context_length": 99,
+        "prefill_chunk": 64,
+        "max_batch": 5,
+        "memory": "1.5GiB",
+        "cache_memory": 1_000,
+        "keep_alive": 2.5,
+        "attention": "eager",
+        "lazy": True,
+    }
+    models = {"kind": "sidecar", "models": {"m": "models/tiny"}}
+    for own in (told, {}):
+        settings = SidecarSettings.model_validate({**models, **own})
+        line = sidecar_command(settings, "unix:/tmp/x", GatewayConfig())
+        args = COMMAND.parser().parse_args(line[3:])
+        expected = {**told, "memory": 3 * 2**29} if own else vars(_default_args())
+        for key in told:
+            assert getattr(args, key) == expected[key], key
+
+
+def _default_args() -> argparse.Namespace:
+    return COMMAND.parser().parse_args(["--model", "m"])
+
+
+def test_settings_that_an_engine_does_not_have() -> None:
+    models = {"kind": "sidecar", "models": {"m": "models/tiny"}}
+    with pytest.raises(ValueError, match="one attention only"):
+        SidecarSettings.model_validate({**models, "engine": "mlx", "attention": "sdpa"})
+    with pytest.raises(ValueError, match="is no size"):
+        SidecarSettings.model_validate({**models, "memory": "plenty"})
 
 
 _HELD = """

@@ -200,7 +200,7 @@ def test_a_vector_that_is_not_finite_is_a_failure(tmp_path: Path) -> None:
     backend, _ = load(encoders.save(tmp_path))
     assert backend._encoder is not None
     with torch.no_grad():
-        backend._encoder._model.get_input_embeddings().weight[5] = torch.inf  # type: ignore[operator, index]
+        backend._encoder._model.get_input_embeddings().weight[5] = torch.inf  # type: ignore[operator]
     with pytest.raises(Failure, match="not finite"):
         backend.embed([Text([1, 5, 2])])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import grpc
 import penstock
 import pytest
+import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from penstock import v1
 
 from tests.sidecars import encoders, random_models
 from tests.support.flavours import FLAVOURS
-from tests.support.processes import ServerProcess, eventually, gateway, sidecar
+from tests.support.processes import ROOT, ServerProcess, children, eventually, gateway, sidecar
 
 MEGABYTE = 1_000_000
 TEXTS = ["Once upon a time", "a little fox", "x"]
@@ -117,6 +119,41 @@ def test_an_idle_model_is_unloaded_and_loaded_again(models: Path) -> None:
         assert serving(process, "penstock.v1.GenerationService")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds the process as Linux does")
+def test_a_model_that_does_not_fit_into_memory_leaves_the_rest_running(
+    models: Path, tmp_path: Path
+) -> None:
+    big = random_models.inflate(random_models.save(tmp_path / "big"), 2_600_000)
+    arguments = ["--model", f"big={big}", "--model", f"a={models / 'a'}"]
+    # It is told that there is room, so that it finds out by itself.
+    arguments += ["--memory", "100GB", "--cache-memory", "1MB", "--threads", "1", "--device", "cpu"]
+    environment = {"ROOM": str(1_200 * MEGABYTE)}
+    process = ServerProcess("tests.sidecars.bounded", *arguments, env=environment, cwd=ROOT)
+    with process.ready(), client_of(process) as client:
+        assert states(client) == {"a": "READY", "big": "FAILED"}
+        for _ in range(2):
+            with pytest.raises(penstock.PenstockError) as caught:
+                list(client.load_model("local/big"))
+            assert caught.value.reason == "SIDECAR_UNAVAILABLE"
+            assert "too little memory for it" in caught.value.message
+            assert ask(client, "local/a").usage.output_tokens == 3
+
+
+def test_a_sidecar_that_a_gateway_starts_is_told_and_waits_passively(models: Path) -> None:
+    values = ["kind=sidecar", f"models.a={models / 'a'}", "device=cpu", "lazy=true"]
+    values += ["keep_alive=300", "memory=1GiB", "max_batch=3"]
+    with gateway(*(f for v in values for f in ("--set", f"providers.local.{v}"))) as process:
+        with client_of(process.ready()) as client:
+            assert states(client) == {"a": "UNLOADED"}
+            ask(client, "local/a")
+            assert client.get_model("local/a").engine.max_running_requests == 3
+        [pid] = children(process.pid)
+        environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        assert "OMP_WAIT_POLICY=PASSIVE" in environment
+        # It counts its own cores: it may run where there are others.
+        assert "--threads" not in Path(f"/proc/{pid}/cmdline").read_text()
+
+
 @pytest.fixture(scope="module")
 def embedding_sidecar(models: Path) -> Iterator[ServerProcess]:
     with serve(models, "a bert qwen").ready() as process:
@@ -145,15 +182,15 @@ def client(request: pytest.FixtureRequest, process: ServerProcess) -> Iterator[A
 
 
 def test_texts_become_vectors_on_the_wire(models: Path, client: Any) -> None:
-    for name, pool in (("bert", lambda s: s.mean(0)), ("qwen", lambda s: s[-1])):
+    for name in ("bert", "qwen"):
         response = client.embed(TEXTS, model=f"local/{name}")
         assert response.model == f"local/{name}"
         tokens = 0
         for text, embedding in zip(TEXTS, response.embeddings, strict=True):
             states = encoders.states(models / name, text)
             tokens += len(states)
-            expected = pool(states)
-            expected = expected / expected.norm()
+            expected = states.mean(0) if name == "bert" else states[-1]
+            expected = torch.nn.functional.normalize(expected, dim=0)
             assert list(embedding.values) == pytest.approx(expected.tolist(), abs=1e-4)
         assert response.usage.input_tokens == tokens
         [short] = client.embed(TEXTS[0], model=f"local/{name}", dimensions=8).embeddings
