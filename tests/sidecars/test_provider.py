@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 
 import grpc
@@ -15,6 +16,7 @@ from penstock.errors import from_rpc_error
 from penstock_server.errors import Failure
 from penstock_server.local.engine import Engine
 from penstock_server.local.provider import LocalProvider
+from penstock_server.local.recipe import Look
 from penstock_server.local.serial import SerialEngine
 from penstock_server.providers import Call
 
@@ -24,6 +26,17 @@ from tests.support.scripted import serving
 
 CALL = Call("test")
 GONE = Failure(v1.ERROR_REASON_MODEL_NOT_FOUND, "no such directory")
+
+
+@dataclass
+class MadeHere:
+    """A recipe whose engines a test makes."""
+
+    make: Callable[[Look, int], Engine]
+    seen: Look = field(default_factory=Look)
+
+    def look(self, fetch: bool) -> Look:
+        return self.seen
 
 
 class Models:
@@ -38,10 +51,10 @@ class Models:
         self.made = asyncio.Event()
         """Set when an engine has been made."""
         self.provider = LocalProvider(
-            "local", {name: partial(self._engine, name) for name in options}, preload
+            "local", {name: MadeHere(partial(self._engine, name)) for name in options}, preload
         )
 
-    def _engine(self, name: str) -> Engine:
+    def _engine(self, name: str, look: Look, cache_memory: int) -> Engine:
         backend = CountingBackend(**self.options[name])  # type: ignore[arg-type]
         backend.allow_all()
         self.backends[name].append(backend)
