@@ -284,7 +284,8 @@ async def test_closing_while_loading_and_while_answering() -> None:
     async with aclosing(models.provider.stream("b", question(limit=50), CALL)) as events:
         await anext(events)
         closing = asyncio.create_task(models.provider.close())
-        await asyncio.sleep(0)
+        while not models.provider._models["b"]._closed:  # else the answer may be whole before
+            await asyncio.sleep(0)
         models.backend("a").may_load.set()
         models.backend("b").allow_all()
         with pytest.raises(Failure) as caught:
