@@ -113,7 +113,7 @@ _DISTRIBUTIONS = {
 
 # What an engine brings, and the server's shared room only uses inside a sidecar; and what an extra
 # of a vendor's SDK brings, for those who use that cloud.
-_BROUGHT_BY_OTHERS = {"tokenizers", "botocore"}
+_BROUGHT_BY_OTHERS = {"tokenizers", "llguidance", "numpy", "botocore"}
 
 
 # A distribution may import what those that it stands on declare.

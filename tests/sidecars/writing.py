@@ -120,5 +120,3 @@ def _scores(job: Job, token: int) -> Scores | None:
 
 def text_of(chunks: Sequence[Chunk]) -> str:
     return "".join(chunk.text for chunk in chunks)
-
-
