@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from penstock import v1
 from penstock_server.errors import Failure
-from penstock_server.local.engine import Loaded, Report
+from penstock_server.local.engine import Engine, Loaded, Report
 from penstock_server.local.job import MAX_TOKENS, Finish, Job
+from penstock_server.local.recipe import Look
 from penstock_server.local.serial import Emit
 from penstock_server.local.text import PlainDetokenizer, TextStream
 from penstock_server.local.tokenizer import Tokenizer
@@ -21,6 +23,17 @@ WARM_UP = 3
 """The tokens of the engine's warm-up."""
 BROKEN, REFUSED, FATAL, SILENT = 901, 902, 903, 904
 """Prompts that make the model fail, refuse, try to end the thread, and say nothing."""
+
+
+@dataclass
+class MadeHere:
+    """A recipe whose engines a test makes."""
+
+    make: Callable[[Look, int], Engine]
+    seen: Look = field(default_factory=Look)
+
+    def look(self, fetch: bool) -> Look:
+        return self.seen
 
 
 class CountingBackend:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
 import grpc
@@ -20,23 +19,12 @@ from penstock_server.local.recipe import Look
 from penstock_server.local.serial import SerialEngine
 from penstock_server.providers import Call
 
-from tests.sidecars.counting import PATIENCE, WARM_UP, CountingBackend
+from tests.sidecars.counting import PATIENCE, WARM_UP, CountingBackend, MadeHere
 from tests.sidecars.vocabularies import chat_tokenizer
 from tests.support.scripted import serving
 
 CALL = Call("test")
 GONE = Failure(v1.ERROR_REASON_MODEL_NOT_FOUND, "no such directory")
-
-
-@dataclass
-class MadeHere:
-    """A recipe whose engines a test makes."""
-
-    make: Callable[[Look, int], Engine]
-    seen: Look = field(default_factory=Look)
-
-    def look(self, fetch: bool) -> Look:
-        return self.seen
 
 
 class Models:

@@ -112,7 +112,11 @@ class Budget:
             if self._cache and not look.embeds:
                 least = self._cache
             await self._make_room(tenant, look.weights, least, evict)
-            cache = least if look.embeds or self._cache else max(least, self._share(tenant, look))
+            cache = (
+                least
+                if look.embeds or self._cache
+                else max(least, self._share(tenant, look, least))
+            )
             self._claims[tenant.name] = _Claim(tenant, look.weights, cache)
             return 0 if look.embeds else cache
 
@@ -132,18 +136,24 @@ class Budget:
     def _held(self) -> int:
         return sum(claim.total for claim in self._claims.values())
 
-    def _share(self, tenant: Tenant, look: Look) -> int:
-        """A model's part of what the weights leave, those included that are still to come."""
+    def _share(self, tenant: Tenant, look: Look, least: int) -> int:
+        """A model's part of what the weights leave: of those that are still to come, too.
+
+        As far as they fit, that is, the smallest first: room for one that does not is no use.
+        """
         assert self._most is not None
         left = self._most - self._held() - look.weights
-        others = [
-            weights
-            for name, weights in self._expected.items()
-            if name not in self._claims and name != tenant.name
-        ]
-        if sum(others) < left:
-            left -= sum(others)
-        return int(left * _CACHE_SHARE / (len(others) + 1))
+        sharing, needed = 1, least
+        for name, weights in sorted(self._expected.items(), key=lambda item: item[1]):
+            if name in self._claims or name == tenant.name:
+                continue
+            its_least = int(weights * _WORKING_SHARE)
+            if needed + its_least > left - weights:
+                break
+            left -= weights
+            needed += its_least
+            sharing += 1
+        return min(int(left * _CACHE_SHARE / sharing), left - (needed - least))
 
     async def _make_room(self, tenant: Tenant, weights: int, least: int, evict: bool) -> None:
         assert self._most is not None

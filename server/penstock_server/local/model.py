@@ -97,6 +97,7 @@ class LocalModel:
         self._failure: Failure | None = None
         self._transition: asyncio.Task[Failure | None] | None = None
         self._users = 0
+        self._waiting = 0  # for the model, to become its users
         self._unused = asyncio.Event()
         self._unused.set()
         self._expiry: asyncio.TimerHandle | None = None
@@ -109,8 +110,9 @@ class LocalModel:
 
     @property
     def idle(self) -> bool:
-        """It is in memory, and nobody uses it."""
-        return self._ready is not None and self._transition is None and self._users == 0
+        """It is in memory, and nobody uses it, or is about to."""
+        used = self._users or self._waiting or self._transition is not None
+        return self._ready is not None and not used
 
     def stats(self) -> v1.EngineStats | None:
         """The engine's live figures; None while the model is not in memory."""
@@ -130,12 +132,16 @@ class LocalModel:
         A load that failed is not tried again: calls would queue up behind one after the other.
         `load` tries. One for which there was no memory at the time is: that may have changed.
         """
-        while self._ready is None or self._transition is not None or self._closed:
-            if self._closed:
-                raise _stopping()
-            if self._failure is not None:
-                raise self._failure.again()
-            await _until_over(self._transition or self._begin(self._load()))
+        self._waiting += 1
+        try:
+            while self._ready is None or self._transition is not None or self._closed:
+                if self._closed:
+                    raise _stopping()
+                if self._failure is not None:
+                    raise self._failure.again()
+                await _until_over(self._transition or self._begin(self._load()))
+        finally:
+            self._waiting -= 1
         self._users += 1
         self._unused.clear()
         self._touch()
@@ -181,8 +187,13 @@ class LocalModel:
         """Unload, once running answers are finished; whether that was within ``patience`` s."""
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
-                while self._transition is not None:
-                    await asyncio.shield(self._transition)
+                while self._transition is not None or (self._waiting and self._ready is not None):
+                    if self._transition is not None:
+                        await asyncio.shield(self._transition)
+                    else:
+                        # Whoever waited for it comes first, or two models could replace one
+                        # another for ever without answering anybody.
+                        await asyncio.sleep(0)
         if self._transition is None and self._ready is not None:
             await asyncio.shield(self._begin(self._unload(self._ready, patience)))
         return self._ready is None
@@ -193,6 +204,7 @@ class LocalModel:
         self._touch()
         if self._engine is not None:
             await self._engine.close()
+        self._unused.set()  # nobody is waited for any longer
         if self._transition is not None:
             if self._engine is None:  # it waits for memory, and need not any longer
                 self._transition.cancel()
