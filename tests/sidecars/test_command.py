@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 from penstock_hf.__main__ import COMMAND, main
 from penstock_server.config import ConfigError
+from penstock_server.local.batching import BatchEngine
 from penstock_server.local.command import ModelSpec
 from penstock_server.local.engine import Engine
-from penstock_server.local.serial import SerialEngine
 
 from tests.sidecars.counting import CountingBackend
 
@@ -55,8 +55,8 @@ def test_numbers_that_make_no_sense(flag: str, capsys: pytest.CaptureFixture[str
 async def test_flags_reach_the_engine() -> None:
     args = COMMAND.parser().parse_args(["--model", "m", "--max-queue", "3", "--threads", "2"])
     engine = COMMAND.engine_factories(args)["m"]()
-    assert isinstance(engine, SerialEngine)
-    assert engine._max_waiting == 3
+    assert isinstance(engine, BatchEngine)
+    assert engine._queue._most == 3
     await engine.close()
 
 
@@ -65,7 +65,7 @@ def test_flags_reach_the_specification() -> None:
 
     def make(spec: ModelSpec, name: str, max_waiting: int) -> Engine:
         made.append(spec)
-        return SerialEngine(CountingBackend(), name)
+        return BatchEngine(CountingBackend(), name)
 
     command = replace(COMMAND, make_engine=make)
     flags = "--prefill-chunk 64 --max-batch 8 --cache-memory 1.5GiB --attention eager"
