@@ -16,7 +16,9 @@ from penstock_hf.__main__ import main
 
 if __name__ == "__main__":
     assert torch.__version__
-    assert transformers.AutoModelForCausalLM  # what is imported late would want some of the room
+    assert (
+        transformers.AutoModelForCausalLM is not None
+    )  # what is imported late would want some of the room
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     bound = pages * resource.getpagesize() + int(os.environ["ROOM"])
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))

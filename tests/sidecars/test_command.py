@@ -17,7 +17,6 @@ from penstock_server.local.batching import BatchEngine
 from penstock_server.local.command import ModelSpec
 from penstock_server.local.engine import Engine
 from penstock_server.local.recipe import Look
-from penstock_server.local.serial import SerialEngine
 from penstock_server.provider_settings import SidecarSettings
 
 from tests.sidecars.counting import CountingBackend
@@ -68,7 +67,7 @@ def test_flags_reach_the_specification() -> None:
 
     def make(spec: ModelSpec, name: str, max_waiting: int) -> Engine:
         made.append(spec)
-        return SerialEngine(CountingBackend(), name)
+        return BatchEngine(CountingBackend(), name)
 
     command = replace(COMMAND, make_engine=make)
     flags = "--prefill-chunk 64 --max-batch 8 --cache-memory 1.5GiB --attention eager"

@@ -12,6 +12,7 @@ from penstock import v1
 from penstock_server.local import prompt
 from penstock_server.local.job import MAX_TOKENS, Answer, Job, Scores
 from penstock_server.local.provider import LocalProvider
+from penstock_server.local.recipe import Look
 from penstock_server.local.reply import Reply
 from penstock_server.local.text import joined
 from transformers import PreTrainedTokenizerFast
@@ -129,7 +130,7 @@ CASES = {
 }
 
 
-def engine(case: Case) -> WritingEngine:
+def engine(case: Case, look: Look, cache_memory: int) -> WritingEngine:
     known = loaded(case.tokenizer)
 
     def write(job: Job) -> Sequence[int]:
@@ -141,7 +142,9 @@ def engine(case: Case) -> WritingEngine:
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     thread = LoopThread()
-    factories = {name.replace(" ", "-"): partial(engine, case) for name, case in CASES.items()}
+    factories = {
+        name.replace(" ", "-"): MadeHere(partial(engine, case)) for name, case in CASES.items()
+    }
 
     async def start() -> tuple[Any, str]:
         context = serving(LocalProvider("local", factories))

@@ -9,11 +9,11 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 from penstock import v1
 from penstock_server.errors import Failure
+from penstock_server.local.batching import BatchEngine
 from penstock_server.local.budget import Budget
 from penstock_server.local.engine import Engine
 from penstock_server.local.provider import LocalProvider
 from penstock_server.local.recipe import Look
-from penstock_server.local.serial import SerialEngine
 from penstock_server.providers import Call
 
 from tests.sidecars.counting import PATIENCE, CountingBackend, MadeHere
@@ -43,7 +43,7 @@ class Shared:
             backend = self.backends[name] = CountingBackend()
             self.caches[name] = cache_memory
             backend.allow_all()
-            return SerialEngine(backend, name)
+            return BatchEngine(backend, name)
 
         return make
 

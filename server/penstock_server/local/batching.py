@@ -40,7 +40,9 @@ class BatchEngine(ThreadedEngine, GenerationEngine):
     Nobody waits for a stranger: prompts are computed in parts between others' tokens (the
     backend's doing), a flood of one caller's requests delays that caller's, and a cancelled job
     gives its place back at the next step. Failures stay with their job. Where a step does not fit
-    into memory, the job that came last goes, and the step is tried again.
+    into memory, the job that came last goes, and the step is tried again. From then on no more run
+    than did fit, else all who wait would join and fail, one after the other; it is one more
+    whenever as many have ended, and forgotten once nobody waits.
 
     ``max_waiting`` bounds the queue: one that grows without bound answers everybody too late.
 
@@ -57,6 +59,8 @@ class BatchEngine(ThreadedEngine, GenerationEngine):
         self._backend = backend
         self._queue = Admission(max_waiting)  # guarded by the condition
         self._running: dict[Job, Answer] = {}  # in the order of joining; the thread's own
+        self._most: int | None = None  # how many may run, after memory has run out
+        self._ended_since = 0
         self._prompt_tokens = 0
         self._output_tokens = 0
         self._cached_tokens = 0
@@ -139,33 +143,48 @@ class BatchEngine(ThreadedEngine, GenerationEngine):
             if self._closing:
                 return False
         for job in [job for job in self._running if job.cancelled]:
-            self._end(job)
+            self._drop(job)
         while True:
             with self._condition:
                 if not self._queue:
+                    self._most = None
+                    return True
+                if self._most is not None and len(self._running) >= self._most:
                     return True
                 answer = self._queue.pop()
             if not self._join(answer):
-                with self._condition:
-                    self._queue.put_back(answer)
                 return True
 
     def _join(self, answer: Answer) -> bool:
+        """Have an answer run, or fail; False where there is no room and it waits again."""
         job = answer.job
-        if job.started_at is None:
-            job.started_at = time.monotonic()
         self._running[job] = answer
+        if job.cancelled:  # in the moment between leaving the queue and this
+            self._drop(job)
+            return True
         try:
-            if job.cancelled:  # in the moment between leaving the queue and this
-                self._end(job)
-            elif not self._backend.join(job):
-                del self._running[job]
-                return False
-            else:
-                self._cached_tokens += job.cached
+            joined = self._backend.join(job)
+            if not joined and len(self._running) == 1:
+                raise RuntimeError("the backend has no room for the only job")
         except BaseException as error:
             self._end(job, self._answer_failure(error))
-        return True
+            return True
+        if not joined:
+            self._wait_again(job)
+        elif job.started_at is None:
+            job.started_at = time.monotonic()
+        return joined
+
+    def _wait_again(self, job: Job) -> None:
+        with self._condition:
+            if not job.cancelled:  # else it left the queue when it was not in there
+                self._queue.put_back(self._running.pop(job))
+                return
+        self._drop(job)
+
+    def _drop(self, job: Job) -> None:
+        """End a job that was cancelled: its caller has gone, or waits still but `close` came."""
+        self._end(job, shutting_down() if self._closing else None)
 
     def _step(self) -> None:
         if not self._running:
@@ -174,12 +193,20 @@ class BatchEngine(ThreadedEngine, GenerationEngine):
             for outcome in self._backend.step():
                 self._take(outcome)
         except OutOfMemory as error:
-            newest = next(reversed(self._running))
-            self._end(newest, _out_of_memory(error))
+            self._shrink(error)
         except BaseException as error:  # nothing that a model does may end the thread
             failure = self._answer_failure(error)
             for job in list(self._running):
                 self._end(job, failure.again())
+
+    def _shrink(self, error: OutOfMemory) -> None:
+        """Have the newest one go, and nobody come in its place."""
+        if self._running:
+            # By when they began: one that has joined anew is not the newest for that.
+            newest = max(reversed(self._running), key=lambda job: job.started_at or 0.0)
+            self._end(newest, _out_of_memory(error))
+        # One that was too large by itself says nothing of the others.
+        self._most, self._ended_since = len(self._running) or None, 0
 
     def _take(self, outcome: Outcome) -> None:
         job = outcome.job
@@ -189,19 +216,19 @@ class BatchEngine(ThreadedEngine, GenerationEngine):
         if outcome.failure is not None:
             self._end(job, outcome.failure)
         elif outcome.token is None:
-            del self._running[job]
-            with self._condition:
-                self._queue.put_back(answer)
+            self._wait_again(job)
         else:
             self._output_tokens += 1
             if job.written == 0:
+                # Not when it joined: until now a backend may take back what it had promised.
                 self._prompt_tokens += len(job.prompt) - job.cached
+                self._cached_tokens += job.cached
             if job.cancelled:
                 return  # it leaves before the next step
             try:
                 chunk = job.accept(outcome.token, outcome.scores)
-            except Failure as failure:
-                self._end(job, failure)
+            except BaseException as error:  # of its constraint, of its text: nobody else's
+                self._end(job, self._answer_failure(error))
                 return
             # A token that is no text yet can wait for the next.
             if chunk.text or chunk.finish is not None:
@@ -215,16 +242,23 @@ class BatchEngine(ThreadedEngine, GenerationEngine):
             self._queue.ended(answer)
         try:
             self._backend.leave(job)
-        except Exception:
+        except BaseException:
             logger.exception("leaving failed", extra={"fields": {"model": self._name}})
         if failure is not None:
             self._courier.put(answer, failure)
         elif job.started_at is not None:
             took = time.monotonic() - job.started_at
             self._seconds_per_job += 0.2 * (took - self._seconds_per_job)
+            self._ended_since += 1
+            if self._most is not None and self._ended_since >= self._most:
+                self._most, self._ended_since = self._most + 1, 0
+
+    def _answer_failure(self, error: BaseException) -> Failure:
+        found = isinstance(error, OutOfMemory)
+        return _out_of_memory(error) if found else super()._answer_failure(error)
 
 
-def _out_of_memory(error: OutOfMemory) -> Failure:
+def _out_of_memory(error: BaseException) -> Failure:
     return Failure(
         v1.ERROR_REASON_ENGINE_FAILURE,
         "there is too little memory for this answer beside those that came before it; send a "

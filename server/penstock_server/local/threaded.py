@@ -142,7 +142,7 @@ class ThreadedEngine(Engine):
     def _unload(self) -> None:
         try:
             self._owned.unload()
-        except Exception:
+        except BaseException:
             logger.exception("unloading failed", extra={"fields": {"model": self._name}})
 
     def _load_failure(self, error: BaseException) -> Failure:
