@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def test_progress_rises_to_the_end_of_the_weights(llama: Path) -> None:
     )
     progress = [p for p, _ in heard]
     assert progress == sorted(progress)
-    assert 0.2 < progress[-1] <= 0.9
+    assert 0.2 < progress[-1] < 0.95
     assert len({p for p, stage in heard if stage == "reading the weights"}) > 3
 
 
@@ -211,7 +212,8 @@ def test_one_at_a_time_a_cancel_stops_a_long_prompt_between_layers(tmp_path: Pat
     backend, loaded = load(directory)
     assert (loaded.max_running, bool(loaded.one_at_a_time)) == (1, True)
     assert backend._batch is not None
-    layers = backend._batch._model.backbone.layers
+    model: Any = backend._batch._model
+    layers = model.backbone.layers
     began: list[int] = []
     job = Job([9] * 400, number_text(), v1.Sampling(), limit=5)
 

@@ -18,6 +18,7 @@ from penstock_server.local.text import joined
 from transformers import PreTrainedTokenizerFast
 
 from tests.sidecars import chat_templates
+from tests.sidecars.counting import MadeHere
 from tests.sidecars.writing import WritingEngine, loaded
 from tests.support.flavours import FLAVOURS, LoopThread
 from tests.support.scripted import serving
