@@ -101,6 +101,7 @@ def test_nothing_sleeps_between_caller_and_engine() -> None:
 
 # Import name → distribution, where they differ.
 _DISTRIBUTIONS = {
+    "PIL": {"pillow"},
     "google": {"protobuf", "googleapis-common-protos"},
     "grpc": {"grpcio"},
     "grpc_channelz": {"grpcio-channelz"},
