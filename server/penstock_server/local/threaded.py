@@ -31,7 +31,7 @@ _NICENESS = 5
 # How long a thread may hold the interpreter when another one wants it (Python's default: 5 ms).
 # Between two steps' tensors the engine needs it for microseconds, but thousands of times: with
 # the default, an event loop that is busy delivering would hold it up for most of a step.
-_SWITCH_INTERVAL = 0.0005
+_SWITCH_INTERVAL = 0.00005
 
 
 class Loadable(Protocol):
