@@ -6,14 +6,16 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 
 from penstock import v1
 from penstock_server.errors import Failure
 from penstock_server.local.backend import Outcome, OutOfMemory
 from penstock_server.local.batching import BatchEngine
 from penstock_server.local.constraint import Constraint
-from penstock_server.local.engine import Loaded, Report
+from penstock_server.local.engine import Engine, Loaded, Report
 from penstock_server.local.job import MAX_TOKENS, Answer, Finish, Job
+from penstock_server.local.recipe import Look
 from penstock_server.local.text import PlainDetokenizer, TextStream
 from penstock_server.local.tokenizer import Tokenizer
 
@@ -25,6 +27,17 @@ WARM_UP = 3
 BROKEN, REFUSED, FATAL, LATE = 901, 902, 903, 904
 """Prompts that cannot join: the model fails, refuses, tries to end the thread; LATE joins, and
 fails alone at its first token."""
+
+
+@dataclass
+class MadeHere:
+    """A recipe whose engines a test makes."""
+
+    make: Callable[[Look, int], Engine]
+    seen: Look = field(default_factory=Look)
+
+    def look(self, fetch: bool) -> Look:
+        return self.seen
 
 
 class CountingBackend:

@@ -17,7 +17,7 @@ from penstock_server.local.grammar import Grammar
 from penstock_server.local.job import END_OF_SEQUENCE, MAX_TOKENS
 from transformers import PreTrainedTokenizerFast
 
-from tests.sidecars import vocabularies
+from tests.sidecars import chat_templates, vocabularies
 from tests.sidecars.writing import draw, loaded, text_of
 
 MODEL = loaded(vocabularies.chat_tokenizer(vocabularies.THOUGHTLESS))
@@ -46,7 +46,10 @@ def random_schema(rng: random.Random, depth: int = 3) -> dict[str, Any]:
     kinds = ["string", "integer", "number", "boolean", "enum", "const", "pattern"]
     kind = rng.choice([*kinds, "object", "array", "anyOf"] if depth else kinds)
     low = rng.randint(-1_000, 1_000)
-    deeper = lambda: random_schema(rng, depth - 1)  # noqa: E731 # shorter than a def
+
+    def deeper() -> dict[str, Any]:
+        return random_schema(rng, depth - 1)
+
     match kind:
         case "string":
             least = rng.randint(0, 3)
@@ -149,6 +152,17 @@ def test_who_does_not_insist_gets_json_at_least() -> None:
     request.response_format.json_schema.strict = False
     text = written(request, 3)
     assert text is None or isinstance(json.loads(text), dict)
+
+
+@pytest.mark.parametrize("value", ["<tool_call>", "a<think>b</think>", "<|im_end|>", "<think>é"])
+def test_a_markers_text_as_text(value: str) -> None:
+    known = loaded(chat_templates.qwen())
+    schema = {"type": "object", "properties": {"a": {"const": value}}, "required": ["a"]}
+    request = asking({**schema, "additionalProperties": False})
+    request.thinking.effort = v1.ThinkingOptions.EFFORT_NONE
+    assert written(request, 0, known) == json.dumps({"a": value}, ensure_ascii=False).replace(
+        ": ", ":"
+    )
 
 
 def test_a_vocabulary_that_cannot_be_read() -> None:

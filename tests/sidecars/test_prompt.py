@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from google.protobuf.struct_pb2 import Struct
 from penstock import v1
@@ -191,11 +193,11 @@ def test_a_templates_variables_can_be_set() -> None:
     request = v1.GenerateRequest(prompt="Hi", provider_options=options)
     template = CHATML + "{{ count + 1 }}"
     job = prompt.make_job(request, loaded(template))
-    assert chat_tokenizer().decode(list(job.prompt)).endswith("<think></think>4")
+    assert str(chat_tokenizer().decode(list(job.prompt))).endswith("<think></think>4")
 
 
 @pytest.mark.parametrize("variables", [{"messages": []}, {"a b": 1}, {"chat_template": ""}, 7])
-def test_not_all_of_a_templates_variables_can_be_set(variables: object) -> None:
+def test_not_all_of_a_templates_variables_can_be_set(variables: Any) -> None:
     options = Struct()
     options.update({"chat_template_kwargs": variables})
     failure = failure_of(v1.GenerateRequest(prompt="Hi", provider_options=options))

@@ -16,10 +16,12 @@ from penstock_server.errors import Failure
 from penstock_server.local.batching import BatchEngine
 from penstock_server.local.engine import Engine
 from penstock_server.local.provider import LocalProvider
+from penstock_server.local.recipe import Look
 from penstock_server.providers import Call
 
-from tests.sidecars.counting import PATIENCE, WARM_UP, CountingBackend
+from tests.sidecars.counting import PATIENCE, WARM_UP, CountingBackend, MadeHere
 from tests.sidecars.vocabularies import chat_tokenizer
+from tests.support.processes import until
 from tests.support.scripted import serving
 
 CALL = Call("test")
@@ -38,10 +40,10 @@ class Models:
         self.made = asyncio.Event()
         """Set when an engine has been made."""
         self.provider = LocalProvider(
-            "local", {name: partial(self._engine, name) for name in options}, preload
+            "local", {name: MadeHere(partial(self._engine, name)) for name in options}, preload
         )
 
-    def _engine(self, name: str) -> Engine:
+    def _engine(self, name: str, look: Look, cache_memory: int) -> Engine:
         backend = CountingBackend(**self.options[name])  # type: ignore[arg-type]
         backend.allow_all()
         self.backends[name].append(backend)
@@ -271,7 +273,8 @@ async def test_closing_while_loading_and_while_answering() -> None:
     async with aclosing(models.provider.stream("b", question(limit=50), CALL)) as events:
         await anext(events)
         closing = asyncio.create_task(models.provider.close())
-        await asyncio.sleep(0)
+        # Else the answer may be whole before.
+        await until(lambda: models.provider._models["b"]._closed)
         models.backend("a").may_load.set()
         models.backend("b").allow_all()
         with pytest.raises(Failure) as caught:

@@ -101,7 +101,7 @@ def sentencepieces() -> PreTrainedTokenizerFast:
     vocabulary = written["model"]["vocab"]
     for character in map(chr, range(0x21, 0x7F)):
         vocabulary.setdefault(character, len(vocabulary))
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call,no-any-return]
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=Tokenizer.from_str(json.dumps(written)), bos_token="<s>", eos_token="</s>"
     )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from penstock import v1
 from penstock_server.errors import Failure
 from penstock_server.local.constraint import Constraint
-from penstock_server.local.engine import Engine, Loaded, Report
+from penstock_server.local.engine import GenerationEngine, Loaded, Report
 from penstock_server.local.job import Answer, Chunk, Job, Scores
 from penstock_server.local.tokenizer import Tokenizer
 
@@ -52,7 +52,7 @@ def draw(job: Job, vocabulary: int, seed: int = 0, tokens: int = 4_000) -> list[
     return chunks
 
 
-class WritingEngine(Engine):
+class WritingEngine(GenerationEngine):
     """Writes on the event loop, a token at a time, `write`'s tokens.
 
     Where there is a constraint, a token that it does not allow is the test's mistake; ``write``
@@ -120,5 +120,3 @@ def _scores(job: Job, token: int) -> Scores | None:
 
 def text_of(chunks: Sequence[Chunk]) -> str:
     return "".join(chunk.text for chunk in chunks)
-
-

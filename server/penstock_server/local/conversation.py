@@ -59,6 +59,8 @@ def conversation(
             messages.append({"role": _ROLES[message.role], "content": content})
     if request.prompt:
         messages.append({"role": "user", "content": request.prompt})
+    if taught is not None and not taught.several:
+        messages = list(_one_call_each(messages))
     if told:
         opening.append(tool_formats.instructions(told))
     if opening:
@@ -84,6 +86,21 @@ def _answer(message: v1.Message, taught: ToolFormat | None) -> dict[str, Any]:
         for call in calls
     ]
     return {"role": "assistant", "content": text, "tool_calls": rendered}
+
+
+def _one_call_each(messages: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same for templates that take one call a message: each is followed by its result."""
+    moved: set[str] = set()  # ids of calls whose results have found their place
+    for index, message in enumerate(messages):
+        calls = message.get("tool_calls", ())
+        if len(calls) < 2:
+            if message.get("tool_call_id") not in moved:
+                yield message
+            continue
+        for place, call in enumerate(calls):
+            moved.add(call["id"])
+            yield {**message, "content": "" if place else message["content"], "tool_calls": [call]}
+            yield from (m for m in messages[index:] if m.get("tool_call_id") == call["id"])
 
 
 def _results(

@@ -17,12 +17,16 @@ from penstock_server.errors import Failure, Violation
 from penstock_server.local.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, LLTokenizer
 
     from penstock_server.local.constraint import Row
 
 _NO_SPACE: Any = {"whitespace_flexible": False}
 """Models that may write white space between JSON's tokens are known to write it forever."""
+
+# In how many ways the answer so far may go on; llguidance's own bound of 2,000 is reached by an
+# object with 500 optional properties.
+_MOST_WAYS = 20_000
 
 # What llguidance says of a schema that is wrong in itself; of all else that it does not take, it
 # says that it lacks it.
@@ -101,15 +105,20 @@ class Grammar:
 
         Raises UNSUPPORTED_FEATURE where it is too complex.
         """
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
         written = LLMatcher.grammar_from_lark(f"%llguidance {{}}\n{rules}\n")
-        matcher = LLMatcher(self._vocabulary, written, log_level=0)
+        limits = LLParserLimits(max_items_in_row=_MOST_WAYS, verbose_errors=False)
+        matcher = LLMatcher(self._vocabulary, written, log_level=0, limits=limits)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # some of what is too complex is found only now
         if matcher.is_error():
             raise Failure.unsupported(
                 "response_format",
                 f"local models cannot be held to this form: {_brief(matcher.get_error())}",
             )
+        if any(text in rules for text in self._tokenizer.added):
+            return _SpelledConstraint(matcher, self._words, self._vocabulary)
         return MaskConstraint(matcher, self._words)
 
 
@@ -155,6 +164,28 @@ class MaskConstraint:
             "the answer cannot be held to its form any further: "
             + _brief(self._matcher.get_error()),
         )
+
+
+class _SpelledConstraint(MaskConstraint):
+    """The same for forms in which a marker's text stands as text, such as ``{"const": "<think>"}``.
+
+    Where a text is forced, llguidance allows but the tokens that it is encoded in, and encodes a
+    marker's text as the marker, which it then refuses. Here it is spelled instead.
+    """
+
+    def __init__(self, matcher: LLMatcher, words: int, vocabulary: LLTokenizer) -> None:
+        super().__init__(matcher, words)
+        self._vocabulary = vocabulary
+
+    def _compute(self, row: Row) -> None:
+        super()._compute(row)
+        forced = self._matcher.compute_ff_bytes().decode("utf-8", "ignore")
+        if not forced:
+            return
+        token = self._vocabulary.greedy_tokenize(forced)[0]
+        if self._matcher.validate_tokens([token]):
+            row[:] = 0
+            row.view("uint32")[token // 32] = 1 << token % 32
 
 
 def _brief(error: object) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 
 from penstock import v1
 
-from penstock_server.local.job import END_OF_SEQUENCE, Chunk, Finish, Job
-from penstock_server.local.text import Piece
+from penstock_server.local.job import Chunk, Finish, Job
+from penstock_server.local.text import Piece, joined
 from penstock_server.providers.assembler import Assembler, Kind
 
 _Events = list[v1.StreamGenerateResponse]
@@ -43,18 +43,19 @@ class Reply:
         if chunk.logprobs:
             self._logprobs = [*self._logprobs, *chunk.logprobs]
         if chunk.pieces:
-            return [event for piece in chunk.pieces for event in self._piece(piece)]
+            pieces = joined(chunk.pieces)
+            return [event for piece in pieces for event in self._piece(piece)]
         return self._more("text", chunk.text) if chunk.text else []
 
     def complete(self, finish: Finish, job: Job, stop: Collection[str]) -> _Events:
         """The answer is whole. ``stop`` are the caller's stop strings."""
         response = self._assembler.response
         reason = finish.reason
-        if self._calls and finish is END_OF_SEQUENCE:
-            reason = v1.FINISH_REASON_TOOL_CALLS
         response.provider_finish_reason = finish.word
         if finish.stop in stop:  # not one that the model brought itself
             response.stop_sequence = finish.stop
+        elif self._calls and reason == v1.FINISH_REASON_STOP:
+            reason = v1.FINISH_REASON_TOOL_CALLS
         response.timings.queued.FromNanoseconds(int(job.queued * 1e9))
         response.logprobs.extend(self._logprobs)  # after the last delta
         usage = v1.Usage(

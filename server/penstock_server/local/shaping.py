@@ -129,18 +129,16 @@ def _held(
         numbered = list(enumerate(request.tools))
         if choice.mode == v1.ToolChoice.MODE_TOOL:
             numbered = [each for each in numbered if each[1].name == choice.tool_name]
-        tool_grammar.check(grammar, numbered)
-        write = tool_grammar.calls if must_call or wants_json else tool_grammar.text_or_calls
-        rules.append(write(grammar, form, [tool for _, tool in numbered], _several(request)))
-    body = (
-        "calls"
-        if must_call
-        else "answer"
-        if not wants_json
-        else "(json | calls)"
-        if tools
-        else "json"
-    )
+        may_talk = not (must_call or wants_json)
+        forms = tool_grammar.forms(grammar, numbered, by_default=not may_talk)
+        write = tool_grammar.text_or_calls if may_talk else tool_grammar.calls
+        rules.append(write(grammar, form, forms, _several(request)))
+    if must_call:
+        body = "calls"
+    elif wants_json:
+        body = "(json | calls)" if tools else "json"
+    else:
+        body = "answer"
     if thinking.forbids(request.thinking) and thoughts == "free":
         thoughts = "none"
     prefix = ""

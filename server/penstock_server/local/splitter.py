@@ -66,9 +66,14 @@ class Splitter:
         else:
             self._at_the_beginning(tags)
 
+    @property
+    def settled(self) -> bool:
+        """Whether whatever comes now is text, as it is."""
+        return not (self._markers or self._skip_space or self._space or self._reader)
+
     def add(self, text: str) -> list[Piece]:
         """What is certain now and was not before."""
-        if not (self._held or self._reader or self._begins(text) or self.ended):
+        if not (self._held or self._reader or self.ended or self._begins(text)):
             self._say(text)  # the common case, at once
         else:
             self._unread.extend(text)
@@ -93,7 +98,7 @@ class Splitter:
         return joined(pieces)
 
     def _begins(self, text: str) -> bool:
-        return self._opening or any(marker[0] in text for marker in self._markers)
+        return any(marker[0] in text for marker in self._markers) if self._markers else False
 
     def _read(self) -> None:
         while self._unread and not self.ended:
@@ -123,7 +128,7 @@ class Splitter:
         if not text:
             return
         kind: Literal["thinking", "text"] = "thinking" if self.thinking else "text"
-        body = text.rstrip() if self._markers or self._opening else text
+        body = text.rstrip() if self._markers else text
         if body:
             self._pieces.append(Piece(kind, self._space + body))
             self._space = ""
@@ -189,7 +194,8 @@ class ShapedText(TextStream):
     """The text of an answer that may hold thoughts and tool calls, before the first stop string.
 
     Stop strings are looked for in the text alone, not across or inside a thought or a call. What
-    `add` and `finish` return is the pieces' texts, put together; `take` tells them apart.
+    `add` and `finish` return is the pieces' texts, put together; `take` tells them apart, until
+    nothing but text can come.
     ``hide``: thoughts are counted, but left out.
     """
 
@@ -204,6 +210,7 @@ class ShapedText(TextStream):
         super().__init__(detokenizer, stop)
         self._splitter = splitter
         self._hide = hide
+        self._is_plain = False  # from now on
         self._kept: list[Piece] = []
 
     @property
@@ -218,17 +225,25 @@ class ShapedText(TextStream):
 
     def add(self, token: int) -> str:
         """See `TextStream.add`."""
+        if self._is_plain:
+            return super().add(token)
         if self.stopped is not None:
             return ""
         before = self._splitter.thinking
         text = self._detokenizer.add(token)
-        pieces = self._splitter.add(text) if text else ()
+        if not text:
+            self.thinking_tokens += before
+            return ""
+        pieces = self._splitter.add(text)
+        self._is_plain = self._splitter.settled
         self.thinking_tokens += before or self._splitter.thinking
         self.ended = self._splitter.ended
         return self._keep(pieces)
 
     def finish(self) -> str:
         """See `TextStream.finish`."""
+        if self._is_plain:
+            return super().finish()
         if self.stopped is not None:
             return ""
         text = self._keep(self._splitter.add(self._detokenizer.flush()))

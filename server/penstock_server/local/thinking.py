@@ -107,7 +107,7 @@ class Budget:
     tokens: int
     end: Sequence[int]
     then: Constraint | None = None
-    _forced: int = 0
+    _forced: int | None = None  # how many of ``end`` have been, once that has begun
 
     @property
     def finished(self) -> bool:
@@ -116,20 +116,27 @@ class Budget:
 
     def fill(self, row: Row) -> bool:
         """See `Constraint.fill`."""
-        if self._forced or self._is_used_up():
-            token = self.end[self._forced]
-            row[:] = 0
-            row.view("uint32")[token // 32] = 1 << token % 32
-            return True
-        return self.then is not None and self.then.fill(row)
+        if self._forced is None:
+            held = self.then is not None and self.then.fill(row)
+            if not self.meter.thinking or self.meter.thinking_tokens < self.tokens:
+                return held
+            if held and not _may(row, self.end[0]):
+                return True  # in the middle of a character, which has to be whole first
+            self._forced = 0
+        token = self.end[self._forced]
+        row[:] = 0
+        row.view("uint32")[token // 32] = 1 << token % 32
+        return True
 
     def accept(self, token: int) -> None:
         """See `Constraint.accept`."""
-        # The meter has not counted this token yet, and so says what it said when it was drawn.
-        if self._forced or self._is_used_up():
-            self._forced = (self._forced + 1) % len(self.end)
+        if self._forced is not None:
+            self._forced += 1
+            if self._forced == len(self.end):
+                self._forced = None
         if self.then is not None:
             self.then.accept(token)
 
-    def _is_used_up(self) -> bool:
-        return self.meter.thinking and self.meter.thinking_tokens >= self.tokens
+
+def _may(row: Row, token: int) -> bool:
+    return bool(row.view("uint32")[token // 32] >> token % 32 & 1)

@@ -83,6 +83,11 @@ class Tokenizer:
         added = getattr(self._tokenizer, "added_tokens_encoder", {})
         return added.get(text)
 
+    @property
+    def added(self) -> Iterable[str]:
+        """The texts of all tokens that were added to the vocabulary, special or not."""
+        return getattr(self._tokenizer, "added_tokens_encoder", {}).keys()
+
     def special(self, texts: Iterable[str]) -> dict[int, str]:
         """Those of the texts that are special tokens, by their ids: decoding leaves these out."""
         added = getattr(self._tokenizer, "added_tokens_decoder", {})

@@ -7,8 +7,8 @@ have to call is ``shaping``'s to know.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from penstock import v1
 
@@ -16,17 +16,33 @@ from penstock_server.local.grammar import Grammar
 from penstock_server.local.tool_formats import ToolFormat, parameters
 
 
-def check(grammar: Grammar, tools: Sequence[tuple[int, v1.Tool]]) -> None:
-    """Refuse the first tool whose arguments cannot be held to their schema, by its place.
+class Form(NamedTuple):
+    """A tool's call as it may be written: its name, and the schema of its arguments."""
 
-    Tools that say ``strict: false`` are not held to it.
+    name: str
+    schema: Mapping[str, Any]
+
+
+def forms(
+    grammar: Grammar, tools: Iterable[tuple[int, v1.Tool]], by_default: bool
+) -> Sequence[Form]:
+    """What the calls of these tools, each with its place in the request, are held to.
+
+    To their schemas where the tool is ``strict`` or, where it does not say, ``by_default``; else
+    arguments are any object. Raises INVALID_REQUEST and UNSUPPORTED_FEATURE, naming the field,
+    for a schema that nothing can be held to.
     """
+    found: list[Form] = []
     for index, tool in tools:
-        if not _is_loose(tool):
-            grammar.check_schema(parameters(tool), f"tools[{index}].parameters")
+        schema: Mapping[str, Any] = {"type": "object"}
+        if tool.strict if tool.HasField("strict") else by_default:
+            schema = parameters(tool)
+            grammar.check_schema(schema, f"tools[{index}].parameters")
+        found.append(Form(tool.name, schema))
+    return found
 
 
-def calls(grammar: Grammar, format_: ToolFormat, tools: Sequence[v1.Tool], several: bool) -> str:
+def calls(grammar: Grammar, format_: ToolFormat, tools: Sequence[Form], several: bool) -> str:
     """Rules whose ``calls`` are one call or, where the format and ``several`` allow it, more."""
     many = several and format_.several
     rules = _objects(grammar, format_, tools)
@@ -40,7 +56,7 @@ def calls(grammar: Grammar, format_: ToolFormat, tools: Sequence[v1.Tool], sever
 
 
 def text_or_calls(
-    grammar: Grammar, format_: ToolFormat, tools: Sequence[v1.Tool], several: bool
+    grammar: Grammar, format_: ToolFormat, tools: Sequence[Form], several: bool
 ) -> str:
     """Rules whose ``answer`` is any text, but what it calls is held to the tools' schemas.
 
@@ -69,13 +85,12 @@ def _body(grammar: Grammar, format_: ToolFormat, many: bool) -> str:
     return f"body: {glue}object{closing}"
 
 
-def _objects(grammar: Grammar, format_: ToolFormat, tools: Sequence[v1.Tool]) -> str:
+def _objects(grammar: Grammar, format_: ToolFormat, tools: Sequence[Form]) -> str:
     """A rule for each tool's call, without markers, and ``object`` for any of them."""
     names = " | ".join(f"object_{index}" for index in range(len(tools)))
     rules = [f"object: {names}"]
     for index, tool in enumerate(tools):
-        schema: dict[str, Any] = {"type": "object"} if _is_loose(tool) else parameters(tool)
-        rules.append(f"arguments_{index}: {grammar.json(schema)}")
+        rules.append(f"arguments_{index}: {grammar.json(tool.schema)}")
         if format_.shape == "named":
             separator = grammar.literal(format_.separator)
             rules.append(f"object_{index}: {json.dumps(tool.name)} {separator} arguments_{index}")
@@ -83,7 +98,3 @@ def _objects(grammar: Grammar, format_: ToolFormat, tools: Sequence[v1.Tool]) ->
             head = f'{{"name": {json.dumps(tool.name)}, "{format_.key}": '
             rules.append(f'object_{index}: {json.dumps(head)} arguments_{index} "}}"')
     return "\n".join(rules)
-
-
-def _is_loose(tool: v1.Tool) -> bool:
-    return tool.HasField("strict") and not tool.strict

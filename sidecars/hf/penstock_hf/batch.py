@@ -30,6 +30,9 @@ _HEADROOM = 64
 # Query tokens times key tokens of one prompt's part: bounds the memory of its mask.
 _LARGEST_MASK = 1 << 25
 
+# So many times the usual part of prompts where no answer is being written that would wait.
+_UNDISTURBED = 2
+
 
 @dataclass(eq=False, slots=True)
 class Row:
@@ -71,8 +74,9 @@ class SlotBatch:
     """Computes for up to ``most`` jobs at a time, with one forward pass a step.
 
     In a step stand one token of every answer being written and, of prompts, at most ``chunk``
-    tokens in all: so a long prompt costs the others a little at each step instead of everything at
-    once. Half of it is the oldest prompt's, the rest goes to the shortest first, so that long
+    tokens in all (fewer where they have much to look back on, since they take longer then): so a
+    long prompt costs the others a little at each step instead of everything at once. Half of it is
+    the oldest prompt's, the rest goes to the shortest first, so that long
     prompts come to an end and short ones do not wait for them. All tokens are one row without
     padding; only attention tells them apart.
 
@@ -100,7 +104,12 @@ class SlotBatch:
         self._rows: dict[Job, Row] = {}  # in the order of joining
         self._device = model.device
         self._vocabulary = vocabulary(model)
-        self._query_heads = model.config.get_text_config().num_attention_heads
+        heads: int = model.config.get_text_config().num_attention_heads
+        self._shared_heads = max(1, heads // slots.shapes[0].heads)
+        # A token's own work is with the weights; it looks back on every token before it. So many
+        # of those double its work.
+        looks = sum(shape.key_size + shape.value_size for shape in slots.shapes) * heads
+        self._doubling: float = sum(weight.numel() for weight in model.parameters()) / looks
         forward = inspect.signature(model.forward).parameters
         self._keeps_logits = "logits_to_keep" in forward
         self._counting = torch.arange(max(most, 1), device=self._device)
@@ -281,19 +290,25 @@ class SlotBatch:
         ]
         if filling:
             oldest, *others = filling
-            left = self._chunk
+            left = float(self._chunk if step.decoding else _UNDISTURBED * self._chunk)
+            reserved = min(self._cost(oldest, oldest.left), left / 2)
             for row in sorted(others, key=lambda row: row.left):
-                share = min(row.left, left - min(oldest.left, self._chunk // 2))
-                if share <= 0:
+                tokens = self._affordable(row, left - reserved)
+                if tokens < 1:
                     break
-                step.parts.append((row, self._bounded(row, share)))
-                left -= share
-            step.parts.append((oldest, self._bounded(oldest, min(oldest.left, left))))
+                step.parts.append((row, tokens))
+                left -= self._cost(row, tokens)
+            step.parts.append((oldest, max(1, self._affordable(oldest, left))))
         return step
 
-    def _bounded(self, row: Row, tokens: int) -> int:
-        heads = self._query_heads // self.slots.shapes[0].heads or 1
-        return min(tokens, max(16, _LARGEST_MASK // (heads * len(row.job.tokens))))
+    def _cost(self, row: Row, tokens: int) -> float:
+        """What a prompt's next tokens cost, as tokens that have nothing to look back on."""
+        return tokens * (1 + row.place.length / self._doubling)
+
+    def _affordable(self, row: Row, cost: float) -> int:
+        """How many of a prompt's next tokens may be in a step for that."""
+        most = _LARGEST_MASK // (self._shared_heads * len(row.job.tokens))
+        return min(row.left, int(cost / (1 + row.place.length / self._doubling)), max(16, most))
 
     def _alone(self, step: _Step) -> Iterator[Outcome]:
         """After a step that failed: each row by itself, so that the failure is only whose it is."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
+from huggingface_hub import snapshot_download
 from penstock import v1
 from penstock_server.errors import Failure
 from penstock_server.local.checkpoint import Reason, context_length, explain, resolve, several
@@ -23,8 +24,10 @@ from penstock_server.local.tokenizer import Tokenizer
 from penstock_server.telemetry import log
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForTextEncoding,
     AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
@@ -40,14 +43,16 @@ from transformers.utils import logging as transformers_logging
 
 from penstock_hf.pictures import PictureReader
 
-# The progress hook is the process's, and memory is, too: one model after the other.
-_one_at_a_time = threading.Lock()
-
 _WEIGHTS_FROM, _WEIGHTS_TO = 0.2, 0.9
 """The part of the progress that reading the weights is."""
 
 _FromPretrained = Callable[..., tuple[PreTrainedModel, Mapping[str, Any]]]
-_Auto = type[AutoModelForCausalLM] | type[AutoModelForImageTextToText]
+_Auto = (
+    type[AutoModelForCausalLM]
+    | type[AutoModelForImageTextToText]
+    | type[AutoModelForTextEncoding]
+    | type[AutoModel]
+)
 
 _UNSUPPORTED = v1.ERROR_REASON_UNSUPPORTED_FEATURE
 _UNAVAILABLE = v1.ERROR_REASON_SIDECAR_UNAVAILABLE
@@ -72,6 +77,10 @@ _REASONS: Sequence[Reason] = (
 )
 """What torch and transformers say of models that they cannot load."""
 
+_FILES = ("*.json", "*.jinja", "*.model", "*.py", "*.txt", "*.safetensors")
+"""What is downloaded of a model of several parts: other formats of the same weights are not."""
+
+Found = TypeVar("Found")
 _Model = tuple[PreTrainedModel, Defaults, Loaded]
 
 
@@ -81,10 +90,13 @@ def load(spec: ModelSpec, report: Report) -> _Model:
     A directory is read without touching the network; anything else is a hub id, which is
     downloaded or taken from the Hub's cache as usual.
     """
+    return explained(spec, lambda: _load(spec, report))
+
+
+def explained(spec: ModelSpec, work: Callable[[], Found]) -> Found:
+    """Load something; what goes wrong is explained as a `Failure`."""
     try:
-        report(0.05, "waiting for another model to be loaded")
-        with _one_at_a_time:
-            return _load(spec, report)
+        return work()
     except Exception as error:
         failure = explain(error, spec.source, _REASONS)
         if failure is None:
@@ -92,13 +104,25 @@ def load(spec: ModelSpec, report: Report) -> _Model:
         raise failure from error
 
 
-def _load(spec: ModelSpec, report: Report) -> _Model:
+class Opened(NamedTuple):
+    """A model whose configuration and tokenizer have been read, and its weights not yet."""
+
+    source: str
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    options: Mapping[str, Any]
+    """What every ``from_pretrained`` is to be told."""
+
+
+def open_source(spec: ModelSpec, report: Report, name: str = "") -> Opened:
+    """Read what comes before the weights; ``name`` is where, if not the specification's source."""
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if spec.threads:
         torch.set_num_threads(spec.threads)
     device = _device(spec.device)
-    source, is_local = resolve(spec.source)
+    source, is_local = resolve(name or spec.source)
     options: dict[str, Any] = {
         # Said, not left out: transformers would ask a question at the terminal.
         "trust_remote_code": spec.trust_remote_code,
@@ -108,19 +132,51 @@ def _load(spec: ModelSpec, report: Report) -> _Model:
     report(0.1, f"{verb} the configuration and the tokenizer")
     config = AutoConfig.from_pretrained(source, **options)
     tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    pictures = _picture_reader(source, config, options)
-    report(_WEIGHTS_FROM, f"{verb} the weights")
+    return Opened(source, config, tokenizer, device, options)
+
+
+def fetch(spec: ModelSpec, report: Report) -> Path:
+    """The directory of a model of several parts; from the Hub, where it is none of this machine."""
+    source, is_local = resolve(spec.source)
+    if is_local:
+        return Path(source)
+    report(0.07, "downloading, unless it is in the Hub's cache")
+    directory = Path(snapshot_download(source, allow_patterns=list(_FILES)))
+    if not any(directory.rglob("*.safetensors")):
+        snapshot_download(source, allow_patterns=["pytorch_model*.bin"])
+    return directory
+
+
+def read_encoder(opened: Opened, spec: ModelSpec, report: Report) -> PreTrainedModel:
+    """The model without whatever it would write text with."""
+    # The encoder alone, of those that have a decoder, too.
+    auto: _Auto = AutoModelForTextEncoding if opened.config.is_encoder_decoder else AutoModel
+    return _weights_of(opened, spec, report, auto)
+
+
+def _load(spec: ModelSpec, report: Report) -> _Model:
+    opened = open_source(spec, report)
+    pictures = _picture_reader(opened.source, opened.config, opened.options)
     auto: _Auto = AutoModelForCausalLM if pictures is None else AutoModelForImageTextToText
+    model = _weights_of(opened, spec, report, auto)
+    generation = model.generation_config
+    defaults = Defaults.of(lambda name: getattr(generation, name, None))
+    return model, defaults, _describe(spec, model, opened.tokenizer, pictures)
+
+
+def _weights_of(opened: Opened, spec: ModelSpec, report: Report, auto: _Auto) -> PreTrainedModel:
+    device = opened.device
+    verb = "reading" if opened.options["local_files_only"] else "fetching"
+    report(_WEIGHTS_FROM, f"{verb} the weights")
+    options = dict(opened.options)
     if spec.attention != "auto":
         options["attn_implementation"] = spec.attention
-    dtype = _dtype(spec.dtype, device, config)
-    model = _read_weights(auto, source, dtype, device, options, report)
+    dtype = _dtype(spec.dtype, device, opened.config)
+    model = _read_weights(auto, opened.source, dtype, device, options, report)
     if model.device != device:
         report(_WEIGHTS_TO, f"moving the weights to {device}")
         model.to(device)  # type: ignore[arg-type]
-    generation = model.generation_config
-    defaults = Defaults.of(lambda name: getattr(generation, name, None))
-    return model, defaults, _describe(spec, model, tokenizer, pictures)
+    return model
 
 
 def _picture_reader(
@@ -164,7 +220,8 @@ def _read_weights(
             output_loading_info=True,
             **options,
         )
-    missing = sorted(info["missing_keys"])
+    # What pools by a layer of its own is not asked to.
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:  # transformers makes them up, and the model babbles
         raise Failure(
             _UNSUPPORTED,
