@@ -65,6 +65,8 @@ class CountingBackend:
         self.steps: list[dict[int, int]] = []
         """Of each step since the warm-up, each job's token."""
         self.began: list[int] = []
+        self.began_for: list[str] = []
+        """The callers of those that began."""
         self.left: list[int] = []
         self.threads: set[int] = set()
         self.unloaded = threading.Event()
@@ -149,6 +151,7 @@ class CountingBackend:
         if len(self._jobs) >= self.capacity:
             return False
         self.began.append(_name(job))
+        self.began_for.append(job.caller)
         self._jobs.append(job)
         return True
 
