@@ -29,12 +29,16 @@ if TYPE_CHECKING:
 REQUEST_ID_HEADER = "x-request-id"
 """Callers may name their request; the gateway passes the name on to sidecars."""
 
+CALLER_HEADER = "x-penstock-caller"
+"""Callers may name themselves; the gateway passes the name on to sidecars. See `_caller`."""
+
 RESPONSE_ID_HEADER = "penstock-request-id"
 
 # A caller that is told when to come back is held to it by gRPC's own retries, up to this long.
 _LONGEST_PUSHBACK = 10.0
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}")
+_CALLER = re.compile(r"[!-~]{1,128}")
 _OUR_PREFIX = "/penstock.v1."
 
 current_call: ContextVar[Call] = ContextVar("penstock_call")
@@ -228,14 +232,28 @@ async def _abort(context: Context, failure: Failure, line: telemetry.CallLog) ->
 def _call(context: Context) -> Call:
     now = time.monotonic()
     remaining = context.time_remaining()
-    given = dict(context.invocation_metadata() or ()).get(REQUEST_ID_HEADER)
+    metadata = dict(context.invocation_metadata() or ())
+    given = metadata.get(REQUEST_ID_HEADER)
     named = isinstance(given, str) and _REQUEST_ID.fullmatch(given)
     return Call(
         request_id=str(given) if named else secrets.token_hex(8),
         # Without a deadline gRPC reports one about 292 years away.
         deadline=None if remaining is None or remaining > 3e8 else now + remaining,
         arrived=now,
+        caller=_caller(metadata.get(CALLER_HEADER), context.peer()),
     )
+
+
+def _caller(named: object, peer: str) -> str:
+    """Who asks: the name that the caller gives itself, else its connection.
+
+    The connection and not the host, so with its port: behind one address may live many services,
+    and none of them is to wait for another one's flood. A service with several connections is
+    several callers then, and all that come by one Unix socket are one, since their end of it has
+    no address; both can say better who they are. The name is believed: it decides about turns in
+    a queue, and about nothing that needs to be guarded.
+    """
+    return named if isinstance(named, str) and _CALLER.fullmatch(named) else peer[:128]
 
 
 def _shutting_down() -> Failure:
@@ -255,4 +273,4 @@ def _too_large(size: int, limit: int) -> Failure:
     )
 
 
-__all__ = ["REQUEST_ID_HEADER", "Gate", "current_call"]
+__all__ = ["CALLER_HEADER", "REQUEST_ID_HEADER", "Gate", "current_call"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -147,6 +148,31 @@ async def test_the_caller_names_the_request() -> None:
     assert 20 < (first.deadline or 0) - time.monotonic() <= 30
     assert second.request_id != "no good: spaces"
     assert second.deadline is None
+
+
+async def test_a_connection_is_a_caller_unless_it_names_itself(tmp_path: Path) -> None:
+    provider = ScriptedProvider()
+    config = ServerConfig.model_validate(
+        {"listen": ["127.0.0.1:0", f"unix:{tmp_path / 'socket'}"], "shutdown": {"notice": 0}}
+    )
+    # Else two channels to the same address are one connection.
+    own = [("grpc.use_local_subchannel_pool", 1)]
+    async with serving(provider, config=config) as (server, _):
+        for address in (server.addresses[0], server.addresses[0], server.addresses[1]):
+            async with grpc.aio.insecure_channel(address, options=own) as channel:
+                stub = v1.GenerationServiceStub(channel)
+                for name in ("", "search", "no good", "x" * 129):
+                    metadata = (("x-penstock-caller", name),) if name else ()
+                    await stub.Generate(ask("test/echo"), metadata=metadata)
+    callers = [call.caller for call in provider.calls]
+    first, second, third = callers[:4], callers[4:8], callers[8:]
+    for unnamed, named, *misnamed in (first, second, third):
+        assert unnamed
+        assert named == "search"
+        assert misnamed == [unnamed, unnamed]
+    assert first[0].startswith("ipv4:127.0.0.1:")
+    assert first[0] != second[0]
+    assert third[0].startswith("unix:")
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline", "disconnect"])

@@ -40,7 +40,7 @@ async def gateway(*addresses: str, ready_timeout: float = 5.0) -> AsyncIterator[
 async def unary(channel: grpc.aio.Channel, model: str = "far/echo") -> v1.GenerateResponse:
     request = v1.GenerateRequest(model=model, prompt="Hi")
     return await v1.GenerationServiceStub(channel).Generate(
-        request, metadata=(("x-request-id", "r-7"),), timeout=20
+        request, metadata=(("x-request-id", "r-7"), ("x-penstock-caller", "me")), timeout=20
     )
 
 
@@ -65,6 +65,8 @@ async def test_everything_is_forwarded_under_our_name(tmp_path: Path) -> None:
         got = await models.GetModel(v1.GetModelRequest(model="far/echo"))
         loaded = [s async for s in models.LoadModel(v1.LoadModelRequest(model="far/echo"))]
         assert provider.calls[0].request_id == "r-7"
+        assert provider.calls[0].caller == "me"
+        assert provider.calls[1].caller.startswith("ipv4:"), "the gateway's caller, not the gateway"
         assert provider.calls[0].remaining() is not None
     assert whole.model == events[0].started.model == events[-1].completed.model == "far/echo"
     assert whole.message.parts[0].text == "".join(WORDS)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 from penstock import v1
 from penstock_server.errors import Failure
 from penstock_server.local.backend import Outcome, OutOfMemory
+from penstock_server.local.batching import BatchEngine
 from penstock_server.local.constraint import Constraint
 from penstock_server.local.engine import Engine, Loaded, Report
-from penstock_server.local.job import MAX_TOKENS, Finish, Job
+from penstock_server.local.job import MAX_TOKENS, Answer, Finish, Job
 from penstock_server.local.recipe import Look
 from penstock_server.local.text import PlainDetokenizer, TextStream
 from penstock_server.local.tokenizer import Tokenizer
@@ -63,6 +65,8 @@ class CountingBackend:
         self.steps: list[dict[int, int]] = []
         """Of each step since the warm-up, each job's token."""
         self.began: list[int] = []
+        self.began_for: list[str] = []
+        """The callers of those that began."""
         self.left: list[int] = []
         self.threads: set[int] = set()
         self.unloaded = threading.Event()
@@ -72,42 +76,40 @@ class CountingBackend:
             self.may_load.set()
         self._fail_to_load = fail_to_load
         self._jobs: list[Job] = []  # in the order of joining
-        self._allowed = threading.Semaphore(0)
-        self._progress = threading.Condition()
+        self._progress = threading.Condition()  # guards the next three, and tells of all news
+        self._allowed = 0
         self._free = False
+        self._in_step: Collection[int] = ()
 
     def allow(self, steps: int) -> None:
-        self._allowed.release(steps)
+        with self._progress:
+            self._allowed += steps
+            self._progress.notify_all()
 
     def allow_all(self) -> None:
-        self._free = True
-        self._allowed.release()
+        with self._progress:
+            self._free = True
+            self._progress.notify_all()
 
     def forbid(self) -> None:
-        """Compute from now on what a test allows; while no step is waiting."""
-        self._free = False
-        while self._allowed.acquire(blocking=False):
-            pass
+        """Compute from now on what a test allows."""
+        with self._progress:
+            self._free = False
 
     async def reached(self, tokens: int) -> None:
         """Wait until so many tokens have been computed since the warm-up."""
-
-        def wait() -> bool:
-            with self._progress:
-                return self._progress.wait_for(lambda: len(self.spent) >= tokens, PATIENCE)
-
-        assert await asyncio.to_thread(wait)
+        await self._until(lambda: len(self.spent) >= tokens)
 
     async def waits_in_a_step(self, *prompts: int) -> None:
         """Wait until a step with exactly these jobs waits to be allowed."""
+        await self._until(lambda: not self._allowed and self._in_step == set(prompts))
 
+    async def _until(self, truth: Callable[[], bool]) -> None:
         def wait() -> bool:
             with self._progress:
-                return self._progress.wait_for(lambda: self._in_step == set(prompts), PATIENCE)
+                return self._progress.wait_for(truth, PATIENCE)
 
         assert await asyncio.to_thread(wait)
-
-    _in_step: Collection[int] = ()
 
     @property
     def spent(self) -> list[int]:
@@ -149,6 +151,7 @@ class CountingBackend:
         if len(self._jobs) >= self.capacity:
             return False
         self.began.append(_name(job))
+        self.began_for.append(job.caller)
         self._jobs.append(job)
         return True
 
@@ -156,12 +159,8 @@ class CountingBackend:
         self.threads.add(threading.get_ident())
         assert self._jobs, "a step for nobody"
         warm, jobs = self._warm, list(self._jobs)
-        if warm and not self._free:
-            with self._progress:
-                self._in_step = {_name(job) for job in jobs}
-                self._progress.notify_all()
-            assert self._allowed.acquire(timeout=PATIENCE)
-            self._in_step = ()
+        if warm:
+            self._wait_for_permission()
         if warm and self.failures:
             raise self.failures.pop(0)
         if warm and self.memory is not None and len(jobs) > self.memory:
@@ -199,6 +198,15 @@ class CountingBackend:
     def unload(self) -> None:
         self.threads.add(threading.get_ident())
         self.unloaded.set()
+
+    def _wait_for_permission(self) -> None:
+        with self._progress:
+            self._in_step = {_name(job) for job in self._jobs}
+            self._progress.notify_all()
+            assert self._progress.wait_for(lambda: self._free or self._allowed, PATIENCE)
+            self._in_step = ()
+            if not self._free:
+                self._allowed -= 1
 
     @property
     def _warm(self) -> bool:
@@ -241,3 +249,26 @@ def job(
         caller=caller,
         constraint=constraint,
     )
+
+
+@asynccontextmanager
+async def running(backend: CountingBackend, max_waiting: int = 100) -> AsyncIterator[BatchEngine]:
+    """An engine that has loaded, closed afterwards whatever a test has left in it."""
+    engine = BatchEngine(backend, "counting", max_waiting=max_waiting)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await engine.load(lambda progress, stage: None)
+            yield engine
+    finally:
+        backend.may_load.set()
+        backend.allow_all()
+        await engine.close()
+
+
+async def whole(answer: Answer) -> tuple[str, int, Finish]:
+    """All of an answer: its text, its tokens, its end."""
+    async with aclosing(answer):
+        chunks = [chunk async for chunk in answer]
+    finish = chunks[-1].finish
+    assert finish is not None
+    return "".join(c.text for c in chunks), sum(c.tokens for c in chunks), finish

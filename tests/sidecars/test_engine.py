@@ -7,14 +7,12 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
 
 import pytest
 from penstock import v1
 from penstock_server.errors import Failure
 from penstock_server.local.batching import BatchEngine
-from penstock_server.local.job import CONTEXT_FULL, Answer, Chunk, Courier, Finish, Job
+from penstock_server.local.job import CONTEXT_FULL, Answer, Chunk, Courier, Job
 
 from tests.sidecars.counting import (
     BROKEN,
@@ -24,29 +22,9 @@ from tests.sidecars.counting import (
     WARM_UP,
     CountingBackend,
     job,
+    running,
+    whole,
 )
-
-
-@asynccontextmanager
-async def running(backend: CountingBackend, max_waiting: int = 100) -> AsyncIterator[BatchEngine]:
-    engine = BatchEngine(backend, "counting", max_waiting=max_waiting)
-    try:
-        async with asyncio.timeout(PATIENCE):
-            await engine.load(lambda progress, stage: None)
-            yield engine
-    finally:
-        backend.may_load.set()
-        backend.allow_all()
-        await engine.close()
-
-
-async def whole(answer: Answer) -> tuple[str, int, Finish]:
-    """All of an answer: its text, its tokens, its end."""
-    async with aclosing(answer):
-        chunks = [chunk async for chunk in answer]
-    finish = chunks[-1].finish
-    assert finish is not None
-    return "".join(c.text for c in chunks), sum(c.tokens for c in chunks), finish
 
 
 async def test_an_answer_is_computed_on_the_one_thread_that_loaded() -> None:

@@ -41,9 +41,13 @@ class Ready:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._worker, self.loaded.abilities.prepare)
 
-    async def make_job(self, request: v1.GenerateRequest, deadline: float | None = None) -> Job:
+    async def make_job(
+        self, request: v1.GenerateRequest, deadline: float | None = None, caller: str = ""
+    ) -> Job:
         """See `prompt.make_job`."""
-        return await self.tokenize(lambda loaded: prompt.make_job(request, loaded, deadline))
+        return await self.tokenize(
+            lambda loaded: prompt.make_job(request, loaded, deadline, caller)
+        )
 
     async def tokenize(self, make: Callable[[Loaded], Made]) -> Made:
         """What is made of a request with the model's tokenizer, off the event loop."""

@@ -102,7 +102,7 @@ class LocalProvider(Provider):
                 engine = ready.engine
                 if not isinstance(engine, GenerationEngine):
                     raise _only("embeds", "Embed")
-                job = await ready.make_job(request, call.deadline)
+                job = await ready.make_job(request, call.deadline, call.caller)
                 async with (
                     aclosing(engine.generate(job)) as answer,
                     aclosing(self._tell(answer, model, request, call)) as events,

@@ -31,11 +31,14 @@ class Call:
 
     ``deadline`` is on `time.monotonic`'s clock, None where the caller set none. Providers need
     not enforce it (their task is cancelled when it passes), but pass it on and plan within it.
+    ``caller`` tells callers apart, so that they can take turns: a name that the caller gave itself
+    or an address, or empty. It proves nothing.
     """
 
     request_id: str
     deadline: float | None = None
     arrived: float = field(default_factory=time.monotonic)
+    caller: str = ""
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, at least 0; None without one."""

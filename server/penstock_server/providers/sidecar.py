@@ -27,6 +27,7 @@ SIDECAR_PROVIDER = "local"
 EMBEDDING_SERVICE = "penstock.v1.EmbeddingService"
 
 REQUEST_ID_HEADER = "x-request-id"
+CALLER_HEADER = "x-penstock-caller"
 
 # A lost connection is noticed at once, the process's exit code a moment later.
 _EXIT_PATIENCE = 0.5
@@ -343,7 +344,9 @@ class SidecarProvider(Provider):
 
 
 def _metadata(call: Call) -> tuple[tuple[str, str], ...]:
-    return ((REQUEST_ID_HEADER, call.request_id),)
+    # To the sidecar all calls come by one connection, the gateway's: only this tells callers apart.
+    caller = ((CALLER_HEADER, call.caller),) if call.caller else ()
+    return ((REQUEST_ID_HEADER, call.request_id), *caller)
 
 
 def _exit_code(ended: object | None) -> dict[str, str]:
