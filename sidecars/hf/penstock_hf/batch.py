@@ -282,7 +282,7 @@ class SlotBatch:
             oldest, *others = filling
             left = self._chunk
             for row in sorted(others, key=lambda row: row.left):
-                share = min(row.left, left - min(oldest.left, self._chunk // 2))
+                share = min(row.left, left - min(oldest.left, (self._chunk + 1) // 2))
                 if share <= 0:
                     break
                 step.parts.append((row, self._bounded(row, share)))
