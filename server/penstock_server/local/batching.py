@@ -171,6 +171,10 @@ class BatchEngine(Engine):
                 self._courier.send()
             for job in list(self._running):
                 self._end(job, _shutting_down())
+            with self._condition:
+                waiting = self._queue.clear()
+            for answer in waiting:  # those that had to wait anew while `close` emptied the queue
+                self._courier.put(answer, _shutting_down())
             self._courier.send()
             self._unload()
         self._call(self._ended.set)
@@ -221,8 +225,6 @@ class BatchEngine(Engine):
             elif not self._backend.join(job):
                 del self._running[job]
                 return False
-            else:
-                self._cached_tokens += job.cached
         except BaseException as error:
             self._end(job, self._answer_failure(error))
         return True
@@ -256,12 +258,13 @@ class BatchEngine(Engine):
             self._output_tokens += 1
             if job.written == 0:
                 self._prompt_tokens += len(job.prompt) - job.cached
+                self._cached_tokens += job.cached
             if job.cancelled:
                 return  # it leaves before the next step
             try:
                 chunk = job.accept(outcome.token, outcome.scores)
-            except Failure as failure:
-                self._end(job, failure)
+            except Exception as error:  # a constraint, a tokenizer: this answer's own
+                self._end(job, self._answer_failure(error))
                 return
             # A token that is no text yet can wait for the next.
             if chunk.text or chunk.finish is not None:
