@@ -101,6 +101,7 @@ def test_nothing_sleeps_between_caller_and_engine() -> None:
 
 # Import name → distribution, where they differ.
 _DISTRIBUTIONS = {
+    "PIL": {"pillow"},
     "google": {"protobuf", "googleapis-common-protos"},
     "grpc": {"grpcio"},
     "grpc_channelz": {"grpcio-channelz"},
@@ -113,7 +114,7 @@ _DISTRIBUTIONS = {
 
 # What an engine brings, and the server's shared room only uses inside a sidecar; and what an extra
 # of a vendor's SDK brings, for those who use that cloud.
-_BROUGHT_BY_OTHERS = {"tokenizers", "botocore"}
+_BROUGHT_BY_OTHERS = {"tokenizers", "llguidance", "numpy", "botocore"}
 
 
 # A distribution may import what those that it stands on declare.

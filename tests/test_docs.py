@@ -20,6 +20,7 @@ PAGES = [
     "server/README.md",
     "sidecars/hf/README.md",
     "sidecars/mlx/README.md",
+    "docs/local-models.md",
 ]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -145,4 +147,27 @@ def save(
     model.save_pretrained(directory)
     tokenizer = chat_tokenizer() if template else chat_tokenizer(None)
     tokenizer.save_pretrained(directory)
+    return directory
+
+
+def inflate(directory: Path, intermediate_size: int) -> Path:
+    """Make a Llama of `save` as large as you like, of zeros that take no space on the disk."""
+    config = json.loads((directory / "config.json").read_text())
+    was = config["intermediate_size"]
+    (directory / "config.json").write_text(
+        json.dumps({**config, "intermediate_size": intermediate_size})
+    )
+    weights = directory / "model.safetensors"
+    with weights.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    end = 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            shape = [intermediate_size if size == was else size for size in tensor["shape"]]
+            begin, end = end, end + 4 * math.prod(shape)
+            header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    raw = json.dumps(header).encode()
+    with weights.open("wb") as stream:
+        stream.write(len(raw).to_bytes(8, "little") + raw)
+        stream.truncate(8 + len(raw) + end)
     return directory

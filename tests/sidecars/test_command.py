@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -10,10 +11,13 @@ from dataclasses import replace
 
 import pytest
 from penstock_hf.__main__ import COMMAND, main
-from penstock_server.config import ConfigError
+from penstock_server.config import ConfigError, GatewayConfig
+from penstock_server.gateway import sidecar_command
+from penstock_server.local.batching import BatchEngine
 from penstock_server.local.command import ModelSpec
 from penstock_server.local.engine import Engine
-from penstock_server.local.serial import SerialEngine
+from penstock_server.local.recipe import Look
+from penstock_server.provider_settings import SidecarSettings
 
 from tests.sidecars.counting import CountingBackend
 
@@ -29,9 +33,7 @@ from tests.sidecars.counting import CountingBackend
     ],
 )
 def test_names_of_models(argument: str, name: str) -> None:
-    assert list(COMMAND.engine_factories(COMMAND.parser().parse_args(["--model", argument]))) == [
-        name
-    ]
+    assert list(COMMAND.recipes(COMMAND.parser().parse_args(["--model", argument]))) == [name]
 
 
 @pytest.mark.parametrize("arguments", [["=x"], ["x="], ["a/tiny", "b/tiny"]])
@@ -40,7 +42,7 @@ def test_models_that_cannot_be_named(
 ) -> None:
     flags = [flag for argument in arguments for flag in ("--model", argument)]
     with pytest.raises(ConfigError):
-        COMMAND.engine_factories(COMMAND.parser().parse_args(flags))
+        COMMAND.recipes(COMMAND.parser().parse_args(flags))
     assert main(flags) == 2
     assert "--model" in capsys.readouterr().err
 
@@ -54,9 +56,9 @@ def test_numbers_that_make_no_sense(flag: str, capsys: pytest.CaptureFixture[str
 
 async def test_flags_reach_the_engine() -> None:
     args = COMMAND.parser().parse_args(["--model", "m", "--max-queue", "3", "--threads", "2"])
-    engine = COMMAND.engine_factories(args)["m"]()
-    assert isinstance(engine, SerialEngine)
-    assert engine._max_waiting == 3
+    engine = COMMAND.recipes(args)["m"].make(Look(), 0)
+    assert isinstance(engine, BatchEngine)
+    assert engine._queue._most == 3
     await engine.close()
 
 
@@ -65,14 +67,14 @@ def test_flags_reach_the_specification() -> None:
 
     def make(spec: ModelSpec, name: str, max_waiting: int) -> Engine:
         made.append(spec)
-        return SerialEngine(CountingBackend(), name)
+        return BatchEngine(CountingBackend(), name)
 
     command = replace(COMMAND, make_engine=make)
     flags = "--prefill-chunk 64 --max-batch 8 --cache-memory 1.5GiB --attention eager"
     for arguments in (flags.split(), []):
         args = command.parser().parse_args(["--model", "m", *arguments, "--context-length", "9"])
         with suppress(RuntimeError):  # no event loop here for the engine: the specification does
-            command.engine_factories(args)["m"]()
+            command.recipes(args)["m"].make(Look(), 3 * 2**29)
     told, default = made
     assert (told.prefill_chunk, told.max_batch, told.cache_memory) == (64, 8, 3 * 2**29)
     assert (told.attention, told.context_length) == ("eager", 9)
@@ -99,6 +101,47 @@ def test_threads_leave_a_core_to_the_event_loops(monkeypatch: pytest.MonkeyPatch
         assert COMMAND.parser().parse_args(["--model", "m"]).threads == threads
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert COMMAND.parser().parse_args(["--model", "m"]).threads >= 1
+
+
+def test_threads_that_wait_do_not_burn_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    del os.environ["OMP_WAIT_POLICY"]
+    assert main(["--model", "=x"]) == 2
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_a_gateways_settings_are_flags_that_the_sidecar_knows() -> None:
+    told = {
+        "threads": 3,
+        "context_length": 99,
+        "prefill_chunk": 64,
+        "max_batch": 5,
+        "memory": "1.5GiB",
+        "cache_memory": 1_000,
+        "keep_alive": 2.5,
+        "attention": "eager",
+        "lazy": True,
+    }
+    models = {"kind": "sidecar", "models": {"m": "models/tiny"}}
+    for own in (told, {}):
+        settings = SidecarSettings.model_validate({**models, **own})
+        line = sidecar_command(settings, "unix:/tmp/x", GatewayConfig())
+        args = COMMAND.parser().parse_args(line[3:])
+        expected = {**told, "memory": 3 * 2**29} if own else vars(_default_args())
+        for key in told:
+            assert getattr(args, key) == expected[key], key
+
+
+def _default_args() -> argparse.Namespace:
+    return COMMAND.parser().parse_args(["--model", "m"])
+
+
+def test_settings_that_an_engine_does_not_have() -> None:
+    models = {"kind": "sidecar", "models": {"m": "models/tiny"}}
+    with pytest.raises(ValueError, match="one attention only"):
+        SidecarSettings.model_validate({**models, "engine": "mlx", "attention": "sdpa"})
+    with pytest.raises(ValueError, match="is no size"):
+        SidecarSettings.model_validate({**models, "memory": "plenty"})
 
 
 _HELD = """

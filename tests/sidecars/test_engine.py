@@ -1,4 +1,4 @@
-"""The serial engine: order, bounds, cancelling, failures, and the end of it."""
+"""The engine: batches, order, bounds, cancelling, failures, and the end of it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 from penstock import v1
 from penstock_server.errors import Failure
-from penstock_server.local.job import CONTEXT_FULL, Answer, Chunk, Courier, Finish
-from penstock_server.local.serial import SerialEngine
+from penstock_server.local.batching import BatchEngine
+from penstock_server.local.job import CONTEXT_FULL, Answer, Chunk, Courier, Finish, Job
 
 from tests.sidecars.counting import (
     BROKEN,
@@ -23,14 +23,13 @@ from tests.sidecars.counting import (
     REFUSED,
     WARM_UP,
     CountingBackend,
-    SilentBackend,
     job,
 )
 
 
 @asynccontextmanager
-async def running(backend: CountingBackend, max_waiting: int = 100) -> AsyncIterator[SerialEngine]:
-    engine = SerialEngine(backend, "counting", max_waiting=max_waiting)
+async def running(backend: CountingBackend, max_waiting: int = 100) -> AsyncIterator[BatchEngine]:
+    engine = BatchEngine(backend, "counting", max_waiting=max_waiting)
     try:
         async with asyncio.timeout(PATIENCE):
             await engine.load(lambda progress, stage: None)
@@ -74,12 +73,6 @@ async def test_why_an_answer_ends() -> None:
     assert full.reason == v1.FINISH_REASON_CONTEXT_LENGTH
     assert (text, tokens, stopped.stop) == ("11 ", 2, "12")
     assert stopped.reason == v1.FINISH_REASON_STOP
-
-
-async def test_a_model_that_just_stops_has_given_up() -> None:
-    async with running(SilentBackend()) as engine:
-        text, _, finish = await whole(engine.generate(job(10)))
-    assert (text, finish.reason) == ("11 ", v1.FINISH_REASON_OTHER)
 
 
 async def test_jobs_run_in_the_order_of_asking() -> None:
@@ -201,7 +194,7 @@ async def test_close_fails_what_runs_and_what_waits() -> None:
 
 async def test_close_ends_loading() -> None:
     backend = CountingBackend(wait_to_load=True)
-    engine = SerialEngine(backend, "counting")
+    engine = BatchEngine(backend, "counting")
     stages: list[str] = []
     loading = asyncio.create_task(engine.load(lambda progress, stage: stages.append(stage)))
     await asyncio.to_thread(backend.in_load.wait, PATIENCE)
@@ -223,7 +216,7 @@ async def test_loading_that_fails() -> None:
         (SystemExit(1), v1.ERROR_REASON_SIDECAR_UNAVAILABLE),
     ]:
         backend = CountingBackend(fail_to_load=error)
-        engine = SerialEngine(backend, "counting")
+        engine = BatchEngine(backend, "counting")
         with pytest.raises(Failure) as caught:
             await engine.load(lambda progress, stage: None)
         assert caught.value.reason == reason
@@ -235,7 +228,7 @@ async def test_loading_that_fails() -> None:
 async def test_progress_comes_on_the_event_loop_and_a_warm_up_last() -> None:
     backend = CountingBackend()
     heard: list[tuple[float, str, int]] = []
-    engine = SerialEngine(backend, "counting")
+    engine = BatchEngine(backend, "counting")
     loaded = await engine.load(lambda p, stage: heard.append((p, stage, threading.get_ident())))
     assert [stage for _, stage, _ in heard] == ["counting to three", "two", "warming up"]
     assert {thread for *_, thread in heard} == {threading.get_ident()}
@@ -251,8 +244,9 @@ async def test_the_computing_thread_lets_others_go_first() -> None:
     class Curious(CountingBackend):
         niceness: int
 
-        def _misbehave(self, prompt: int) -> None:
+        def leave(self, job: Job) -> None:
             self.niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            super().leave(job)
 
     backend = Curious()
     backend.allow_all()

@@ -293,7 +293,7 @@ CASES = {
         Wish(clean(60, 7), 180),
         "ENGINE_FAILURE: there is too little memory for this answer",
         no_memory(3),
-        after=68,
+        after=69,
     ),
 }
 
@@ -447,7 +447,7 @@ class Damaged:
             tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
             )
-            for text in (*self.INNOCENT, "Tokyo")
+            for text in (*self.INNOCENT, "日本語テキスト")
         ]
         # The engine's own first words are innocent, too.
         known = [*chats[:-1], tokenizer.encode("Hello")]
@@ -474,7 +474,7 @@ def system_last(text: str) -> v1.GenerateRequest:
 
 ON_THE_WIRE = {
     "a tokenizer that is larger than the model": (
-        asked("Tokyo"),
+        asked("日本語テキスト"),
         "INVALID_REQUEST",
         "tokenizer and model do not fit",
     ),

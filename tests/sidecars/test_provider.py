@@ -13,13 +13,15 @@ import pytest
 from penstock import v1
 from penstock.errors import from_rpc_error
 from penstock_server.errors import Failure
+from penstock_server.local.batching import BatchEngine
 from penstock_server.local.engine import Engine
 from penstock_server.local.provider import LocalProvider
-from penstock_server.local.serial import SerialEngine
+from penstock_server.local.recipe import Look
 from penstock_server.providers import Call
 
-from tests.sidecars.counting import PATIENCE, WARM_UP, CountingBackend
+from tests.sidecars.counting import PATIENCE, WARM_UP, CountingBackend, MadeHere
 from tests.sidecars.vocabularies import chat_tokenizer
+from tests.support.processes import until
 from tests.support.scripted import serving
 
 CALL = Call("test")
@@ -38,15 +40,15 @@ class Models:
         self.made = asyncio.Event()
         """Set when an engine has been made."""
         self.provider = LocalProvider(
-            "local", {name: partial(self._engine, name) for name in options}, preload
+            "local", {name: MadeHere(partial(self._engine, name)) for name in options}, preload
         )
 
-    def _engine(self, name: str) -> Engine:
+    def _engine(self, name: str, look: Look, cache_memory: int) -> Engine:
         backend = CountingBackend(**self.options[name])  # type: ignore[arg-type]
         backend.allow_all()
         self.backends[name].append(backend)
         self.made.set()
-        return SerialEngine(backend, name, max_waiting=2)
+        return BatchEngine(backend, name, max_waiting=2)
 
     def backend(self, name: str = "a") -> CountingBackend:
         return self.backends[name][-1]
@@ -137,7 +139,15 @@ async def test_a_preloaded_model_is_healthy_once_it_is_warm() -> None:
         assert len(models.backend().computed) == WARM_UP
         [model] = await models.provider.list_models(CALL)
         assert model.name == "local/a"
-        assert set(model.capabilities) == {v1.CAPABILITY_GENERATE, v1.CAPABILITY_STREAM}
+        assert set(model.capabilities) == {
+            v1.CAPABILITY_GENERATE,
+            v1.CAPABILITY_STREAM,
+            v1.CAPABILITY_TOOLS,
+            v1.CAPABILITY_THINKING,
+            v1.CAPABILITY_JSON_OBJECT,
+            v1.CAPABILITY_JSON_SCHEMA,
+            v1.CAPABILITY_LOGPROBS,
+        }
         assert model.capability_source == v1.CAPABILITY_SOURCE_PROVIDER
         assert (model.context_length, model.engine.device) == (100, "abacus")
         assert [step.model.state for step in await models.load()] == [v1.MODEL_STATE_READY]
@@ -259,11 +269,12 @@ async def test_closing_while_loading_and_while_answering() -> None:
     await models.provider.start(models.health.append)
     await models.load("b")
     await asyncio.to_thread(models.backend("a").in_load.wait, PATIENCE)
-    models.backend("b")._free = False
+    models.backend("b").forbid()
     async with aclosing(models.provider.stream("b", question(limit=50), CALL)) as events:
         await anext(events)
         closing = asyncio.create_task(models.provider.close())
-        await asyncio.sleep(0)
+        # Else the answer may be whole before.
+        await until(lambda: models.provider._models["b"]._closed)
         models.backend("a").may_load.set()
         models.backend("b").allow_all()
         with pytest.raises(Failure) as caught:
@@ -285,7 +296,7 @@ async def test_on_the_wire_a_cancelled_or_expired_call_stops_the_engine() -> Non
         await stub.Generate(question(), wait_for_ready=True)
         backend = models.backend()
         for end in ("cancel", "deadline"):
-            backend._free = False  # from now on it computes what a test allows
+            backend.forbid()
             before = len(backend.spent)
             request = v1.StreamGenerateRequest(request=question(limit=80))
             call = stub.StreamGenerate(request, timeout=0.3 if end == "deadline" else None)

@@ -6,7 +6,7 @@ lock around it.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 
 from penstock_server.local.job import Answer
@@ -16,12 +16,15 @@ class Admission:
     """A queue of answers in which callers take turns.
 
     Within one caller's requests the order of arrival counts. Between callers the one that has the
-    fewest running requests is next (of equals, the one whose request came first), so that a
-    flood of requests delays its own sender and hardly anybody else. With a single caller it is
-    a plain queue.
+    fewest running requests is next, so that a flood of requests delays its own sender and hardly
+    anybody else. Of equals it is the one that has waited longest for its turn: a caller goes to
+    the end of the ring when it begins to wait and whenever a request of its own has ended. (By
+    the age of their requests instead, one flood would be first again and again wherever a single
+    request runs at a time.) With a single caller it is a plain queue.
 
-    ``most`` bounds how many wait. Where the queue is full, a newcomer whose caller has fewer
-    requests in it than another takes the place of that other's last one: see `push`.
+    ``most`` bounds how many wait; only those that ran already and have to wait again may be more.
+    Where the queue is full, a newcomer whose caller has fewer requests in it than another takes
+    the place of that other's last one: see `push`.
 
     Example::
 
@@ -32,7 +35,7 @@ class Admission:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._queues: dict[str, deque[Answer]] = {}
+        self._queues: OrderedDict[str, deque[Answer]] = OrderedDict()  # the ring of callers
         self._running: Counter[str] = Counter()
         self._length = 0
 
@@ -47,32 +50,40 @@ class Admission:
         """Take in an answer at the end of its caller's queue; returns who has to go for it.
 
         None where there was room, else the one that is to be told that it is too many: the
-        newcomer itself, or the last one of the caller who has most waiting.
+        newcomer itself, or the last one of the caller who has most waiting. Never one that has
+        begun: its text is out already.
         """
         caller = answer.job.caller
         refused: Answer | None = None
         if self._length >= self._most:
-            greediest = max(self._queues, key=lambda name: len(self._queues[name]))
-            if len(self._queues[greediest]) <= len(self._queues.get(caller, ())) + 1:
+            others = [queue for queue in self._queues.values() if not _begun(queue[-1])]
+            greediest = max(others, key=len, default=())
+            if len(greediest) <= len(self._queues.get(caller, ())) + 1:
                 return answer
-            refused = self._queues[greediest][-1]
+            refused = greediest[-1]
             self.remove(refused)
         self._queues.setdefault(caller, deque()).append(answer)
         self._length += 1
         return refused
 
     def put_back(self, answer: Answer) -> None:
-        """Take in one that ran already and has to wait again: it is its caller's next."""
+        """Take in one that was popped and has to wait again: it is next, as if it had stayed.
+
+        Where several of a caller's had begun, they keep their order.
+        """
+        caller = answer.job.caller
         self.ended(answer)
-        self._queues.setdefault(answer.job.caller, deque()).appendleft(answer)
+        queue = self._queues.setdefault(caller, deque())
+        place = 0
+        while place < len(queue) and _begun(queue[place]) and _older(queue[place], answer):
+            place += 1
+        queue.insert(place, answer)
+        self._queues.move_to_end(caller, last=False)
         self._length += 1
 
     def pop(self) -> Answer:
         """The next one, which counts as running until `ended`. There must be one."""
-        caller = min(
-            self._queues,
-            key=lambda name: (self._running[name], self._queues[name][0].job.queued_at),
-        )
+        caller = min(self._queues, key=self._running.__getitem__)  # of equals, the ring's first
         answer = self._queues[caller][0]
         self.remove(answer)
         self._running[caller] += 1
@@ -84,6 +95,8 @@ class Admission:
         self._running[caller] -= 1
         if self._running[caller] <= 0:
             del self._running[caller]
+        if caller in self._queues:
+            self._queues.move_to_end(caller)
 
     def remove(self, answer: Answer) -> bool:
         """Forget one that waits; whether it did."""
@@ -102,3 +115,11 @@ class Admission:
         self._queues.clear()
         self._length = 0
         return waiting
+
+
+def _begun(answer: Answer) -> bool:
+    return answer.job.started_at is not None
+
+
+def _older(one: Answer, other: Answer) -> bool:
+    return one.job.queued_at < other.job.queued_at

@@ -27,7 +27,8 @@ class Outcome:
 
     ``token`` is the next one, with its ``scores`` where the job asks for them. ``failure`` ends
     the job. With neither, the backend had to take back the job's memory: it has left, and is to
-    join again; what it has written (``job.tokens``) is computed anew then.
+    join again; what it has written (``job.tokens``) is computed anew then. The only job that is
+    in it cannot wait for anybody: where it has no room, it fails.
     """
 
     job: Job
@@ -90,11 +91,12 @@ def written(backend: Backend, job: Job, most: int) -> Iterator[Outcome]:
             for outcome in backend.step():
                 if outcome.failure is not None:
                     raise outcome.failure
-                if outcome.token is not None:
-                    count += 1
-                    yield outcome
-                    if job.accept(outcome.token, outcome.scores).finish is not None:
-                        return
+                if outcome.token is None:
+                    raise RuntimeError("a backend has taken back the only job's place")
+                count += 1
+                yield outcome
+                if job.accept(outcome.token, outcome.scores).finish is not None:
+                    return
     finally:
         with suppress(Exception):
             backend.leave(job)

@@ -5,43 +5,22 @@ How a step is computed is the backend's; what is asked is not known here.
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
-import sys
-import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
 
 from penstock import v1
 
 from penstock_server.errors import Failure
 from penstock_server.local.admission import Admission
-from penstock_server.local.backend import Backend, OutOfMemory, Outcome, written
-from penstock_server.local.engine import Engine, Loaded, Report
+from penstock_server.local.backend import Backend, Outcome, OutOfMemory, written
+from penstock_server.local.engine import GenerationEngine, Loaded
 from penstock_server.local.job import Answer, Courier, Job
-from penstock_server.telemetry import log, logger
+from penstock_server.local.threaded import ThreadedEngine, overloaded, shutting_down
+from penstock_server.telemetry import logger
 
 _WARM_UP_TOKENS = 3
-_CLOSE_PATIENCE = 10.0
-
-# The engine's thread computes whenever it may. The event loops on the same cores (this process's,
-# the gateway's) need little time, but at once: a step that comes 0.1 ms later is not noticed, a
-# health check or a token that waits for the end of a time slice is.
-_NICENESS = 5
-
-# How long a thread may hold the interpreter when another one wants it (Python's default: 5 ms).
-# Between two steps' tensors the engine needs it for microseconds, but thousands of times: with
-# the default, an event loop that is busy delivering would hold it up for most of a step.
-_SWITCH_INTERVAL = 0.0005
 
 
-class _Closed(Exception):
-    """Loading ends here, since the engine is being closed."""
-
-
-class BatchEngine(Engine):
+class BatchEngine(ThreadedEngine, GenerationEngine):
     """Computes many answers at once: requests join and leave the running batch at every step.
 
     Concurrency: a model computes one step for 16 sequences in little more time than for one, as
@@ -61,7 +40,9 @@ class BatchEngine(Engine):
     Nobody waits for a stranger: prompts are computed in parts between others' tokens (the
     backend's doing), a flood of one caller's requests delays that caller's, and a cancelled job
     gives its place back at the next step. Failures stay with their job. Where a step does not fit
-    into memory, the job that came last goes, and the step is tried again.
+    into memory, the job that came last goes, and the step is tried again. From then on no more run
+    than did fit, else all who wait would join and fail, one after the other; it is one more
+    whenever as many have ended, and forgotten once nobody waits.
 
     ``max_waiting`` bounds the queue: one that grows without bound answers everybody too late.
 
@@ -74,45 +55,29 @@ class BatchEngine(Engine):
     """
 
     def __init__(self, backend: Backend, name: str, *, max_waiting: int = 256) -> None:
+        super().__init__(backend, name)
         self._backend = backend
-        self._name = name
-        self._condition = threading.Condition()  # guards the next two
-        self._queue = Admission(max_waiting)
-        self._closing = False
+        self._queue = Admission(max_waiting)  # guarded by the condition
         self._running: dict[Job, Answer] = {}  # in the order of joining; the thread's own
+        self._most: int | None = None  # how many may run, after memory has run out
+        self._ended_since = 0
         self._prompt_tokens = 0
         self._output_tokens = 0
         self._cached_tokens = 0
         self._seconds_per_job = 1.0  # a guess, until there is a first one
-        self._loaded: Loaded | None = None
-        self._loop = asyncio.get_running_loop()
         self._courier = Courier(self._loop)
-        self._loading: asyncio.Future[Loaded] = self._loop.create_future()
-        self._ended = asyncio.Event()
-        self._thread: threading.Thread | None = None
-
-    async def load(self, report: Report) -> Loaded:
-        """See `Engine.load`."""
-        # A daemon: a thread deep in a computation must not keep alive a process that stops.
-        self._thread = threading.Thread(
-            target=self._main, args=(report,), name=f"engine-{self._name}", daemon=True
-        )
-        self._thread.start()
-        # Shielded: a caller that goes must not take the future from the thread that fills it.
-        self._loaded = await asyncio.shield(self._loading)
-        return self._loaded
 
     def generate(self, job: Job) -> Answer:
         """See `Engine.generate`."""
         answer = Answer(job, self._leave)
         with self._condition:
             if self._closing:
-                raise _shutting_down()
+                raise shutting_down()
             refused = self._queue.push(answer)
             waiting = len(self._queue)
             self._condition.notify()
         if refused is not None:
-            failure = _overloaded(waiting, self._seconds_per_job)
+            failure = overloaded(waiting, self._seconds_per_job)
             if refused is answer:
                 raise failure
             refused.receive(failure)
@@ -130,27 +95,18 @@ class BatchEngine(Engine):
             output_tokens_computed=self._output_tokens,
             device=self._loaded.device if self._loaded else "",
             dtype=self._loaded.dtype if self._loaded else "",
+            weights_bytes=self._loaded.weights_bytes if self._loaded else 0,
         )
         self._backend.measure(stats)
         return stats
 
-    async def close(self) -> None:
-        """See `Engine.close`."""
+    def _abandon(self) -> None:
         with self._condition:
-            self._closing = True
             waiting = self._queue.clear()
-            self._condition.notify()
         for answer in waiting:
-            answer.receive(_shutting_down())
-        if self._thread is None:
-            return
+            answer.receive(shutting_down())
         for job in list(self._running):
             job.cancelled = True  # where a backend looks at it in the middle of a step
-        try:
-            async with asyncio.timeout(_CLOSE_PATIENCE):
-                await self._ended.wait()
-        except TimeoutError:
-            log(logging.WARNING, "an engine does not stop; it is left behind", model=self._name)
 
     def _leave(self, answer: Answer) -> None:
         with self._condition:
@@ -158,43 +114,27 @@ class BatchEngine(Engine):
 
     # From here on: the engine's thread.
 
-    def _main(self, report: Report) -> None:
-        try:
-            loaded = self._load(report)
-        except BaseException as error:  # whatever it is, somebody waits for it
-            self._unload()
-            self._call(_settle, self._loading, self._load_failure(error))
-        else:
-            self._call(_settle, self._loading, loaded)
-            while self._gather():
-                self._step()
-                self._courier.send()
-            for job in list(self._running):
-                self._end(job, _shutting_down())
-            with self._condition:
-                waiting = self._queue.clear()
-            for answer in waiting:  # those that had to wait anew while `close` emptied the queue
-                self._courier.put(answer, _shutting_down())
-            self._courier.send()
-            self._unload()
-        self._call(self._ended.set)
-
-    def _load(self, report: Report) -> Loaded:
-        def pass_on(progress: float, stage: str) -> None:
-            if self._closing:
-                raise _Closed
-            self._call(report, progress, stage)
-
-        loaded = self._backend.load(pass_on)
-        pass_on(0.95, "warming up")
-        _step_back()  # not before: a start that is waited for should be quick
-        sys.setswitchinterval(_SWITCH_INTERVAL)
-        # The first computation pays for memory, kernels and caches: none of the callers should.
+    def _warm_up(self, loaded: Loaded) -> None:
         prompt = loaded.tokenizer.encode("Hello") or [0]
         job = Job(prompt, loaded.tokenizer.text_stream(), v1.Sampling(), limit=_WARM_UP_TOKENS)
         for _ in written(self._backend, job, _WARM_UP_TOKENS):
             pass
-        return loaded
+
+    def _compute(self) -> bool:
+        if not self._gather():
+            return False
+        self._step()
+        self._courier.send()
+        return True
+
+    def _end_running(self) -> None:
+        for job in list(self._running):
+            self._end(job, shutting_down())
+        with self._condition:  # one that found no room may have been put back meanwhile
+            waiting = self._queue.clear()
+        for answer in waiting:
+            self._courier.put(answer, shutting_down())
+        self._courier.send()
 
     def _gather(self) -> bool:
         """Have the batch be those who wait, as many as there is room for; False: no more ever."""
@@ -203,31 +143,48 @@ class BatchEngine(Engine):
             if self._closing:
                 return False
         for job in [job for job in self._running if job.cancelled]:
-            self._end(job)
+            self._drop(job)
         while True:
             with self._condition:
                 if not self._queue:
+                    self._most = None
+                    return True
+                if self._most is not None and len(self._running) >= self._most:
                     return True
                 answer = self._queue.pop()
             if not self._join(answer):
-                with self._condition:
-                    self._queue.put_back(answer)
                 return True
 
     def _join(self, answer: Answer) -> bool:
+        """Have an answer run, or fail; False where there is no room and it waits again."""
         job = answer.job
-        if job.started_at is None:
-            job.started_at = time.monotonic()
         self._running[job] = answer
+        if job.cancelled:  # in the moment between leaving the queue and this
+            self._drop(job)
+            return True
         try:
-            if job.cancelled:  # in the moment between leaving the queue and this
-                self._end(job)
-            elif not self._backend.join(job):
-                del self._running[job]
-                return False
+            joined = self._backend.join(job)
+            if not joined and len(self._running) == 1:
+                raise RuntimeError("the backend has no room for the only job")
         except BaseException as error:
             self._end(job, self._answer_failure(error))
-        return True
+            return True
+        if not joined:
+            self._wait_again(job)
+        elif job.started_at is None:
+            job.started_at = time.monotonic()
+        return joined
+
+    def _wait_again(self, job: Job) -> None:
+        with self._condition:
+            if not job.cancelled:  # else it left the queue when it was not in there
+                self._queue.put_back(self._running.pop(job))
+                return
+        self._drop(job)
+
+    def _drop(self, job: Job) -> None:
+        """End a job that was cancelled: its caller has gone, or waits still but `close` came."""
+        self._end(job, shutting_down() if self._closing else None)
 
     def _step(self) -> None:
         if not self._running:
@@ -236,12 +193,20 @@ class BatchEngine(Engine):
             for outcome in self._backend.step():
                 self._take(outcome)
         except OutOfMemory as error:
-            newest = next(reversed(self._running))
-            self._end(newest, _out_of_memory(error))
+            self._shrink(error)
         except BaseException as error:  # nothing that a model does may end the thread
             failure = self._answer_failure(error)
             for job in list(self._running):
                 self._end(job, failure.again())
+
+    def _shrink(self, error: OutOfMemory) -> None:
+        """Have the newest one go, and nobody come in its place."""
+        if self._running:
+            # By when they began: one that has joined anew is not the newest for that.
+            newest = max(reversed(self._running), key=lambda job: job.started_at or 0.0)
+            self._end(newest, _out_of_memory(error))
+        # One that was too large by itself says nothing of the others.
+        self._most, self._ended_since = len(self._running) or None, 0
 
     def _take(self, outcome: Outcome) -> None:
         job = outcome.job
@@ -251,19 +216,18 @@ class BatchEngine(Engine):
         if outcome.failure is not None:
             self._end(job, outcome.failure)
         elif outcome.token is None:
-            del self._running[job]
-            with self._condition:
-                self._queue.put_back(answer)
+            self._wait_again(job)
         else:
             self._output_tokens += 1
             if job.written == 0:
+                # Not when it joined: until now a backend may take back what it had promised.
                 self._prompt_tokens += len(job.prompt) - job.cached
                 self._cached_tokens += job.cached
             if job.cancelled:
                 return  # it leaves before the next step
             try:
                 chunk = job.accept(outcome.token, outcome.scores)
-            except Exception as error:  # a constraint, a tokenizer: this answer's own
+            except BaseException as error:  # of its constraint, of its text: nobody else's
                 self._end(job, self._answer_failure(error))
                 return
             # A token that is no text yet can wait for the next.
@@ -278,77 +242,23 @@ class BatchEngine(Engine):
             self._queue.ended(answer)
         try:
             self._backend.leave(job)
-        except Exception:
+        except BaseException:
             logger.exception("leaving failed", extra={"fields": {"model": self._name}})
         if failure is not None:
             self._courier.put(answer, failure)
         elif job.started_at is not None:
             took = time.monotonic() - job.started_at
             self._seconds_per_job += 0.2 * (took - self._seconds_per_job)
+            self._ended_since += 1
+            if self._most is not None and self._ended_since >= self._most:
+                self._most, self._ended_since = self._most + 1, 0
 
     def _answer_failure(self, error: BaseException) -> Failure:
-        if isinstance(error, Failure):
-            return error
-        logger.error("an answer failed", exc_info=error, extra={"fields": {"model": self._name}})
-        return Failure(
-            v1.ERROR_REASON_ENGINE_FAILURE,
-            f"the engine failed at this answer: {type(error).__name__}: {error}",
-        )
-
-    def _unload(self) -> None:
-        try:
-            self._backend.unload()
-        except Exception:
-            logger.exception("unloading failed", extra={"fields": {"model": self._name}})
-
-    def _load_failure(self, error: BaseException) -> Failure:
-        if isinstance(error, Failure):
-            return error
-        if isinstance(error, _Closed):
-            return _shutting_down()
-        logger.error("loading failed", exc_info=error, extra={"fields": {"model": self._name}})
-        return Failure(
-            v1.ERROR_REASON_SIDECAR_UNAVAILABLE,
-            f"the model could not be loaded: {type(error).__name__}: {error}",
-        )
-
-    def _call(self, callback: Callable[..., object], *arguments: object) -> None:
-        with suppress(RuntimeError):  # the loop is closed: the process ends, and nobody waits
-            self._loop.call_soon_threadsafe(callback, *arguments)
+        found = isinstance(error, OutOfMemory)
+        return _out_of_memory(error) if found else super()._answer_failure(error)
 
 
-def _step_back() -> None:
-    """Let event loops go first; the threads that the engine's thread starts inherit it."""
-    if sys.platform == "linux":  # elsewhere a thread has no niceness of its own
-        thread = threading.get_native_id()
-        with suppress(OSError):  # forbidden by a sandbox: then not
-            own = os.getpriority(os.PRIO_PROCESS, thread)
-            os.setpriority(os.PRIO_PROCESS, thread, min(19, own + _NICENESS))
-
-
-def _settle(future: asyncio.Future[Loaded], outcome: Loaded | Failure) -> None:
-    if isinstance(outcome, Failure):
-        future.set_exception(outcome)
-        future.exception()  # looked at: whoever loaded may have gone
-    else:
-        future.set_result(outcome)
-
-
-def _shutting_down() -> Failure:
-    return Failure(
-        v1.ERROR_REASON_SHUTTING_DOWN, "the model is being unloaded; ask again to load it again"
-    )
-
-
-def _overloaded(waiting: int, seconds_per_job: float) -> Failure:
-    return Failure(
-        v1.ERROR_REASON_OVERLOADED,
-        f"{waiting} requests wait for this model already; try again later",
-        retry_delay=max(0.1, seconds_per_job),
-    )
-
-
-def _out_of_memory(error: OutOfMemory) -> Failure:
+def _out_of_memory(error: BaseException) -> Failure:
     return Failure(
         v1.ERROR_REASON_ENGINE_FAILURE,
         "there is too little memory for this answer beside those that came before it; send a "

@@ -22,7 +22,7 @@ def groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
     machine may have either, or both.
     """
     mount = root / "sys/fs/cgroup"
-    lines = _read(root / "proc/self/cgroup").splitlines()
+    lines = read(root / "proc/self/cgroup").splitlines()
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -36,8 +36,10 @@ def groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
             continue
         # Inside a container the path may be the outside's, of which we only see our own part.
         own = tree / path.strip("/")
-        if ".." in own.parts or not own.is_dir():
+        if ".." in own.parts:
             own = tree
+        while not own.is_dir():
+            own = own.parent
         while True:
             yield own
             if own == tree:
@@ -48,7 +50,7 @@ def groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
 def number(file: Path) -> int | None:
     """The number that a file holds; None where there is none, or it is "max"."""
     with suppress(ValueError):
-        return int(_read(file))
+        return int(read(file))
     return None
 
 
@@ -66,7 +68,7 @@ def cores(root: Path = ROOT) -> int:
         quota: int | None = None
         period: int | None = None
         with suppress(ValueError):
-            quota, period = map(int, _read(group / "cpu.max").split())
+            quota, period = map(int, read(group / "cpu.max").split())
         if quota is None:
             quota, period = number(group / "cpu.cfs_quota_us"), number(group / "cpu.cfs_period_us")
         if quota is not None and period and quota > 0:
@@ -74,7 +76,8 @@ def cores(root: Path = ROOT) -> int:
     return max(1, math.ceil(most))
 
 
-def _read(file: Path) -> str:
+def read(file: Path) -> str:
+    """What a file says; nothing where it cannot be read."""
     try:
         return file.read_text("utf-8")
     except OSError:  # no Linux, no such controller, or forbidden: then nothing is known

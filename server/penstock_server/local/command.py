@@ -10,23 +10,27 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
 
 from penstock_server import config, telemetry
 from penstock_server.app import run
+from penstock_server.local import survey
+from penstock_server.local.budget import Budget
 from penstock_server.local.cgroup import cores
 from penstock_server.local.engine import Engine
 from penstock_server.local.lifeline import watch_parent
-from penstock_server.local.memory import parse_size
-from penstock_server.local.model import EngineFactory
+from penstock_server.local.memory import memory, parse_size
 from penstock_server.local.provider import LocalProvider
+from penstock_server.local.recipe import Look, Recipe
 from penstock_server.providers.sidecar import SIDECAR_PROVIDER
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+_MEMORY_SHARE = 0.8
+"""The part of what is available at the start that models may take, where nobody says otherwise."""
+
+DTYPES = ("auto", "fastest", "float32", "bfloat16", "float16")
 
 _EPILOG = """\
 examples:
@@ -42,11 +46,12 @@ class ModelSpec:
     """Which model, and how it is to run.
 
     ``source`` is a directory or a Hugging Face hub id; ``device`` one of the sidecar's devices or
-    "auto" (the best there is); ``dtype`` a floating-point type's name or "auto" (the checkpoint's
-    own on an accelerator, float32 on a CPU); ``threads`` how many CPU threads compute (0: the
-    library's own choice); ``context_length`` bounds what the model's own context allows, in
-    tokens (0: it does not); ``trust_remote_code`` whether Python code that comes with the model
-    may run.
+    "auto" (the best there is); ``dtype`` a floating-point type's name, "auto" (the checkpoint's
+    own on an accelerator, float32 on a CPU, where seeds then promise the same answer) or
+    "fastest" (bfloat16 on a CPU that computes with it, else like "auto"); ``threads`` how many
+    CPU threads compute (0: the library's own choice); ``context_length`` bounds what the model's
+    own context allows, in tokens (0: it does not); ``trust_remote_code`` whether Python code
+    that comes with the model may run.
 
     ``prefill_chunk`` is how many tokens of prompts one step computes at most, ``max_batch`` how
     many requests are computed at a time, ``cache_memory`` how many bytes the keys and values of
@@ -81,6 +86,11 @@ class Command:
     they are; without any there is no such flag); ``examples`` are arguments to show in
     ``--help``.
 
+    ``make_embedding_engine`` makes the engines of models that turn text into vectors, where it
+    runs such models. ``fetch`` brings the small files that say what a model is from the Hub into
+    its cache, where they can be had. ``accelerator_memory`` tells how many bytes are free on the
+    device that a name stands for, 0 where that computes in the machine's own memory.
+
     Example::
 
         COMMAND = Command("penstock-hf", "Hugging Face models", make_engine, devices=("cpu",))
@@ -94,6 +104,9 @@ class Command:
     other_devices: bool = False
     attentions: Sequence[str] = ()
     examples: Sequence[str] = ()
+    make_embedding_engine: MakeEngine | None = None
+    fetch: Callable[[ModelSpec], None] | None = None
+    accelerator_memory: Callable[[str], int] | None = None
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the sidecar until it is told to stop; returns the process's exit code.
@@ -108,14 +121,13 @@ class Command:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             settings = config.load(config.ServerConfig, args, os.environ, "PENSTOCK_SIDECAR_")
-            factories = self.engine_factories(args)
+            self.recipes(args)  # so that what is wrong is said now
         except config.ConfigError as error:
             for line in str(error).splitlines():
                 print(f"{self.name}: {line}", file=sys.stderr)  # noqa: T201 # the command's answer
             return 2
         telemetry.configure(settings.log)
-        preload: list[str] | None = [] if args.lazy else None
-        return run(settings, lambda: [LocalProvider(SIDECAR_PROVIDER, factories, preload)])
+        return run(settings, lambda: [self.provider(args)])
 
     def parser(self) -> argparse.ArgumentParser:
         """The command line."""
@@ -145,7 +157,8 @@ class Command:
             "--dtype",
             default="auto",
             choices=DTYPES,
-            help="default: float32 on a CPU, else the checkpoint's own",
+            help="default: float32 on a CPU, else the checkpoint's own; fastest: bfloat16 on a CPU "
+            "that computes with it",
         )
         models.add_argument(
             "--threads",
@@ -221,12 +234,30 @@ class Command:
         config.add_arguments(parser)
         return parser
 
-    def engine_factories(self, args: argparse.Namespace) -> Mapping[str, EngineFactory]:
-        """What makes each model's engine, by the model's name."""
-        factories: dict[str, EngineFactory] = {}
+    def provider(self, args: argparse.Namespace) -> LocalProvider:
+        """The sidecar's one provider, not yet started."""
+        left = memory().available  # now, before anything is loaded
+
+        def limit() -> int:
+            if args.memory:
+                return int(args.memory)
+            accelerator = self.accelerator_memory(args.device) if self.accelerator_memory else 0
+            return int((accelerator or left) * _MEMORY_SHARE)
+
+        return LocalProvider(
+            SIDECAR_PROVIDER,
+            self.recipes(args),
+            preload=[] if args.lazy else None,
+            budget=Budget(limit, args.cache_memory),
+            keep_alive=args.keep_alive,
+        )
+
+    def recipes(self, args: argparse.Namespace) -> Mapping[str, Recipe]:
+        """How each model's engine is made, by the model's name."""
+        recipes: dict[str, Recipe] = {}
         for argument in args.model:
             name, source = _name_and_source(argument)
-            if name in factories:
+            if name in recipes:
                 raise config.ConfigError(f"--model {argument}: the name {name!r} is used twice")
             spec = ModelSpec(
                 source,
@@ -240,8 +271,42 @@ class Command:
                 cache_memory=args.cache_memory,
                 attention=getattr(args, "attention", "auto"),
             )
-            factories[name] = partial(self.make_engine, spec, name, args.max_queue)
-        return factories
+            recipes[name] = _CommandRecipe(self, spec, name, args.max_queue)
+        return recipes
+
+
+@dataclass(frozen=True, slots=True)
+class _CommandRecipe(Recipe):
+    """How a model of the command line is made."""
+
+    command: Command
+    spec: ModelSpec
+    name: str
+    max_waiting: int
+
+    def look(self, fetch: bool) -> Look | None:
+        """See `Recipe.look`."""
+        directory = survey.find(self.spec.source)
+        if directory is None and fetch and self.command.fetch is not None:
+            self.command.fetch(self.spec)
+            directory = survey.find(self.spec.source)
+        if directory is None:
+            return Look() if fetch else None
+        embeds = self.command.make_embedding_engine is not None and survey.embeds(directory)
+        return Look(survey.weights_bytes(directory, self._dtype()), embeds)
+
+    def make(self, look: Look, cache_memory: int) -> Engine:
+        """See `Recipe.make`."""
+        make = self.command.make_embedding_engine if look.embeds else self.command.make_engine
+        assert make is not None  # looked for before
+        spec = replace(self.spec, cache_memory=cache_memory)
+        return make(spec, self.name, self.max_waiting)
+
+    def _dtype(self) -> str:
+        """What the weights become: by default float32 on a CPU, and what they are elsewhere."""
+        if self.spec.dtype not in ("auto", "fastest"):
+            return self.spec.dtype
+        return "float32" if self.spec.device in ("auto", "cpu") else "auto"
 
 
 def _name_and_source(argument: str) -> tuple[str, str]:

@@ -1,22 +1,42 @@
 """The seam to whatever computes: what a provider may ask of an engine.
 
 What is asked and by whom is not known here, nor is what computes: an engine gets token ids and
-gives text. ``serial`` is the engine that there is.
+gives text (``batching``), or vectors (``embedding``).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from penstock import v1
 
+from penstock_server.local.abilities import Abilities
+from penstock_server.local.images import ImageReader
 from penstock_server.local.job import Answer, Job
 from penstock_server.local.tokenizer import Tokenizer
 
 Report = Callable[[float, str], None]
 """Told how far loading has come (0 to 1) and what is being done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """What is known of the vectors of a model that turns text into them."""
+
+    dimensions: int
+    """How long they are."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """What the model wants to stand before a text, by the purpose's name."""
+    default_prompt: str = ""
+    """The name of the prompt for callers that name none; "": none."""
+    lowercase: bool = False
+    """Whether texts are to be written in lower case before they are tokenised."""
+    step_tokens: int = 0
+    """How many tokens to compute at a time, padding included; 0: the engine's choice."""
+    step_texts: int = 0
+    """How many texts to compute at a time; 0: the engine's choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +60,24 @@ class Loaded:
     """Why no more than one, where the engine would otherwise compute many."""
     device: str = "cpu"
     dtype: str = "float32"
+    vectors: Vectors | None = None
+    """What is known of the model's vectors; None: it writes text."""
     weights_bytes: int = 0
     """The memory that the weights take; 0: not known."""
+    image_reader: ImageReader | None = None
+    """Encodes conversations with pictures; None: the model reads none."""
+    scores: bool = True
+    """Whether the engine hands `Scores` to ``Job.accept``, and heeds a job's ``constraint``."""
+    abilities: Abilities = field(init=False, repr=False, compare=False)
+    """What follows from the above: tools, thoughts, forms."""
+
+    def __post_init__(self) -> None:
+        found = Abilities(self.tokenizer, self.vocabulary, self.end)
+        object.__setattr__(self, "abilities", found)
 
 
 class Engine(ABC):
-    """Computes the answers of one model.
+    """Computes what one model is asked for.
 
     Concurrency: all methods belong on the event loop and return without computing. Behind them
     exactly one thread owns the model: it loads, warms up and decodes, and nothing else touches
@@ -56,8 +88,7 @@ class Engine(ABC):
     Example::
 
         loaded = await engine.load(report)
-        async with aclosing(engine.generate(job)) as answer:
-            async for chunk in answer: ...
+        ...
         await engine.close()
     """
 
@@ -70,15 +101,6 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def generate(self, job: Job) -> Answer:
-        """Begin with a job, which may mean that it waits.
-
-        Raises OVERLOADED where too many wait already, SHUTTING_DOWN after `close`. Whoever
-        closes the answer before its end cancels the job: one that waits is never run, one that
-        runs ends at its next token.
-        """
-
-    @abstractmethod
     def stats(self) -> v1.EngineStats:
         """Live figures."""
 
@@ -87,4 +109,23 @@ class Engine(ABC):
         """End what runs and what waits with SHUTTING_DOWN, and free the memory.
 
         May be called at any time, also while the model is loading. Returns promptly.
+        """
+
+
+class GenerationEngine(Engine):
+    """An engine whose model writes text.
+
+    Example::
+
+        async with aclosing(engine.generate(job)) as answer:
+            async for chunk in answer: ...
+    """
+
+    @abstractmethod
+    def generate(self, job: Job) -> Answer:
+        """Begin with a job, which may mean that it waits.
+
+        Raises OVERLOADED where too many wait already, SHUTTING_DOWN after `close`. Whoever
+        closes the answer before its end cancels the job: one that waits is never run, one that
+        runs ends at its next token.
         """

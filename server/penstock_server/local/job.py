@@ -49,6 +49,11 @@ class Chunk(NamedTuple):
     logprobs: Sequence[v1.TokenLogprob] = ()
     pieces: Sequence[Piece] = ()
 
+    @property
+    def parts(self) -> Sequence[Piece]:
+        """What it means: its pieces, or else text."""
+        return self.pieces or (Piece("text", self.text),)
+
 
 class Scores(NamedTuple):
     """How likely a drawn token was.
@@ -121,6 +126,7 @@ class Job:
         self.started_at: float | None = None
         """When an engine began with it, on `time.monotonic`'s clock."""
         self._text = text
+        self._is_plain = type(text) is TextStream  # its pieces are nothing but text
         self.at_limit = at_limit
         self._end = end
         self._name = name
@@ -145,7 +151,7 @@ class Job:
         self.tokens.append(token)
         if token in self._end:
             return self.finish(END_OF_SEQUENCE, tokens=1)
-        if scores is not None and self._name is not None:
+        if scores is not None and self._name is not None and not self._text.hidden:
             self._logprobs.append(_token_logprob(token, scores, self._name))
         complete = False
         if self.constraint is not None:
@@ -158,7 +164,9 @@ class Job:
             return self.finish(END_OF_SEQUENCE, text, tokens=1)
         if self.written >= self.limit:
             return self.finish(self.at_limit, text, tokens=1)
-        return self._chunk(text, 1) if text else Chunk(text, 1)
+        if not text or (scores is None and self._is_plain):
+            return Chunk(text, 1)
+        return self._chunk(text, 1)
 
     def finish(self, reason: Finish, text: str = "", tokens: int = 0) -> Chunk:
         """The end: ``text`` and what was held back, which may yet complete a stop string."""
@@ -185,6 +193,20 @@ def _token_logprob(token: int, scores: Scores, name: Name) -> v1.TokenLogprob:
     return logprob
 
 
+def _whole(chunks: Sequence[Chunk]) -> Chunk:
+    """What came in several chunks, as one."""
+    pieces: Sequence[Piece] = ()
+    if any(chunk.pieces for chunk in chunks):
+        pieces = [piece for chunk in chunks for piece in chunk.parts]
+    return Chunk(
+        "".join([chunk.text for chunk in chunks]),
+        sum(chunk.tokens for chunk in chunks),
+        chunks[-1].finish,
+        tuple(logprob for chunk in chunks for logprob in chunk.logprobs),
+        pieces,
+    )
+
+
 class Answer(AsyncIterator[Chunk]):
     """What a job brings, for the one task that waits for it, on the event loop.
 
@@ -207,28 +229,18 @@ class Answer(AsyncIterator[Chunk]):
         while not self._arrived:
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
-        texts: list[str] = []
-        tokens = 0
-        logprobs: Sequence[v1.TokenLogprob] = ()
-        pieces: Sequence[Piece] = ()
-        while self._arrived:
+        chunks: list[Chunk] = []
+        while self._arrived and not self._over:
             piece = self._arrived[0]
             if isinstance(piece, Failure):
-                if texts:
+                if chunks:
                     break  # what came before it first
                 self._over = True
                 raise piece
             self._arrived.popleft()
-            texts.append(piece.text)
-            tokens += piece.tokens
-            if piece.logprobs:
-                logprobs = [*logprobs, *piece.logprobs]
-            if piece.pieces:
-                pieces = [*pieces, *piece.pieces]
-            if piece.finish is not None:
-                self._over = True
-                return Chunk("".join(texts), tokens, piece.finish, logprobs, pieces)
-        return Chunk("".join(texts), tokens, None, logprobs, pieces)
+            chunks.append(piece)
+            self._over = piece.finish is not None
+        return chunks[0] if len(chunks) == 1 else _whole(chunks)
 
     async def aclose(self) -> None:
         """Want no more of it. May be called at any time, also twice."""

@@ -5,8 +5,13 @@ Pure: files in, bytes out. What the memory is used for is not known here.
 
 from __future__ import annotations
 
+import os
 import re
 from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple
+
+from penstock_server.local.cgroup import ROOT, groups, number, read
 
 _UNITS = {
     "": 1,
@@ -42,3 +47,52 @@ def format_size(size: float) -> str:
         if size >= 1024**power:
             return f"{size / 1024**power:.1f} {unit}"
     return f"{int(size)} bytes"
+
+
+class Memory(NamedTuple):
+    """How many bytes there are, and how many of them could be had now. 0: not known."""
+
+    total: int
+    available: int
+
+
+def memory(root: Path = ROOT) -> Memory:
+    """The memory that this process may have: the machine's, or its container's where that is less.
+
+    What files are cached in counts as available, since the kernel gives it up when asked.
+    """
+    found = _machine(root)
+    for group in groups("memory", root):
+        limit = number(group / "memory.max") or number(group / "memory.limit_in_bytes")
+        used = number(group / "memory.current") or number(group / "memory.usage_in_bytes")
+        # The first version says "no limit" as a number that no machine has.
+        if limit is None or (found.total and limit >= found.total):
+            continue
+        left = max(0, limit - max(0, (used or 0) - _cached(group)))
+        found = Memory(limit, min(left, found.available) if found.total else left)
+    return found
+
+
+def _machine(root: Path) -> Memory:
+    lines = (line.split() for line in read(root / "proc/meminfo").splitlines())
+    sizes = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) > 1}
+    if sizes:
+        free = sizes.get("MemFree", 0)
+        return Memory(sizes.get("MemTotal", 0), sizes.get("MemAvailable", free))
+    if root != ROOT or not hasattr(os, "sysconf"):
+        return Memory(0, 0)
+    try:  # macOS does not tell what is available without more ado: half of all, as a guess
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return Memory(0, 0)
+    return Memory(total, total // 2)
+
+
+def _cached(group: Path) -> int:
+    """What a group's memory holds of files, and could be taken from it."""
+    lines = (line.split() for line in read(group / "memory.stat").splitlines())
+    sizes = {words[0]: int(words[1]) for words in lines if len(words) == 2}
+    # The first version has a group's own and, under "total", that of all below it.
+    return sum(
+        sizes.get(f"total_{name}", sizes.get(name, 0)) for name in ("inactive_file", "active_file")
+    )

@@ -11,52 +11,66 @@ import difflib
 import uuid
 from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
+from functools import partial
 
 from penstock import v1
 
 from penstock_server.errors import Failure
-from penstock_server.local import prompt
+from penstock_server.local import embedding, prompt
+from penstock_server.local.budget import Budget
+from penstock_server.local.embedding import EmbeddingEngine
+from penstock_server.local.engine import GenerationEngine, Loaded
 from penstock_server.local.job import Answer, Finish
-from penstock_server.local.model import EngineFactory, LocalModel
+from penstock_server.local.model import LocalModel
+from penstock_server.local.recipe import Recipe
+from penstock_server.local.reply import Reply
 from penstock_server.providers import Call, Events, HealthListener, Provider
-from penstock_server.providers.assembler import Assembler
 
-_CAPABILITIES = (v1.CAPABILITY_GENERATE, v1.CAPABILITY_STREAM)
+_GENERATES = (v1.CAPABILITY_GENERATE, v1.CAPABILITY_STREAM)
+_EMBEDS = (v1.CAPABILITY_EMBED,)
 
 
 class LocalProvider(Provider):
     """Answers with local models.
 
-    ``models`` maps each model's name to what makes its engine. Those in ``preload`` (default:
-    all) are loaded at the start, the others by the first call that needs them.
+    ``models`` maps each model's name to how its engine is made. Those in ``preload`` (default:
+    all) are loaded at the start, as far as there is memory for them; the others by the first
+    call that needs them, in whose favour idle ones may be unloaded (see `Budget`). ``keep_alive``
+    is after how many idle seconds a model is unloaded (None: never).
 
-    Health: good once every preloaded model is loaded and warmed up, or has failed to, as long
-    as there is any model left that can answer. A sidecar whose only model cannot be loaded
-    does not serve; the log and GetModel say why.
+    Health: good once every preloaded model is loaded and warmed up, has failed to or has found
+    no room, as long as there is any model left that can answer. A sidecar whose only model
+    cannot be loaded does not serve; the log and GetModel say why.
 
     Example::
 
-        provider = LocalProvider("local", {"tiny": lambda: SerialEngine(backend, "tiny")})
+        provider = LocalProvider("local", {"tiny": recipe})
     """
 
     def __init__(
         self,
         name: str,
-        models: Mapping[str, EngineFactory],
+        models: Mapping[str, Recipe],
         preload: Collection[str] | None = None,
+        *,
+        budget: Budget | None = None,
+        keep_alive: float | None = None,
     ) -> None:
         super().__init__(name)
+        budget = budget or Budget()
         self._models = {
-            model: LocalModel(model, factory, self._update_health)
-            for model, factory in models.items()
+            model: LocalModel(model, recipe, self._update_health, budget, keep_alive)
+            for model, recipe in models.items()
         }
         self._preload = frozenset(models if preload is None else preload)
         self._preloading: list[asyncio.Task[None]] = []
         self._on_health: HealthListener | None = None
-        self._healthy: bool | None = None
+        self._told: tuple[bool, bool] | None = None
 
     async def start(self, on_health: HealthListener) -> None:
         """Begin to load what is to be preloaded."""
+        # All together, and first: each one's share of the memory depends on the others.
+        await asyncio.gather(*(model.look() for model in self._models.values()))
         self._on_health = on_health
         self._preloading = [
             asyncio.create_task(_exhaust(model))
@@ -70,15 +84,27 @@ class LocalProvider(Provider):
         await asyncio.gather(*(model.close() for model in self._models.values()))
         await asyncio.gather(*self._preloading)
 
+    @property
+    def embeds(self) -> bool:
+        """Whether there is a model that turns text into vectors."""
+        return any(
+            model.embeds and model.state != v1.MODEL_STATE_FAILED for model in self._models.values()
+        )
+
     async def stream(self, model: str, request: v1.GenerateRequest, call: Call) -> Events:
         """See `Provider.stream`."""
         local = self._find(model)
         with self._naming(model):
             prompt.check(request)  # before a model is loaded for nothing
+            if local.embeds:
+                raise _only("embeds", "Embed")
             async with local.use() as ready:
-                job = await ready.make_job(request)
+                engine = ready.engine
+                if not isinstance(engine, GenerationEngine):
+                    raise _only("embeds", "Embed")
+                job = await ready.make_job(request, call.deadline)
                 async with (
-                    aclosing(ready.engine.generate(job)) as answer,
+                    aclosing(engine.generate(job)) as answer,
                     aclosing(self._tell(answer, model, request, call)) as events,
                 ):
                     async for event in events:
@@ -88,23 +114,31 @@ class LocalProvider(Provider):
         self, answer: Answer, model: str, request: v1.GenerateRequest, call: Call
     ) -> Events:
         """An answer in the contract's events."""
-        assembler = Assembler(f"gen-{uuid.uuid4().hex}", self.full_name(model), call.arrived)
-        yield assembler.started()
+        reply = Reply(f"gen-{uuid.uuid4().hex}", self.full_name(model), call.arrived)
+        yield reply.started()
         finish: Finish | None = None
         async for chunk in answer:
             finish = chunk.finish
-            if chunk.text:
-                for event in assembler.add("text", chunk.text):
-                    yield event
+            for event in reply.add(chunk):
+                yield event
         assert finish is not None  # an answer ends with one, or raises
-        response = assembler.response
-        response.provider_finish_reason = finish.word
-        if finish.stop in request.sampling.stop:  # not one that the model brought itself
-            response.stop_sequence = finish.stop
-        response.timings.queued.FromNanoseconds(int(answer.job.queued * 1e9))
-        usage = v1.Usage(input_tokens=len(answer.job.prompt), output_tokens=answer.job.written)
-        for event in assembler.complete(finish.reason, usage):
+        for event in reply.complete(finish, answer.job, request.sampling.stop):
             yield event
+
+    async def embed(self, model: str, request: v1.EmbedRequest, call: Call) -> v1.EmbedResponse:
+        """See `Provider.embed`."""
+        local = self._find(model)
+        with self._naming(model):
+            embedding.check(request)
+            if local.embeds is False:  # before a model is loaded for nothing
+                raise _only("writes text", "Generate")
+            async with local.use() as ready:
+                engine = ready.engine
+                if not isinstance(engine, EmbeddingEngine):
+                    raise _only("writes text", "Generate")
+                texts = await ready.tokenize(partial(embedding.read, request))
+                vectors = await engine.embed(texts)
+                return embedding.answer(self.full_name(model), texts, vectors)
 
     async def list_models(self, call: Call) -> Sequence[v1.Model]:
         """See `Provider.list_models`."""
@@ -154,7 +188,7 @@ class LocalProvider(Provider):
         return v1.Model(
             name=self.full_name(local.name),
             provider=self.name,
-            capabilities=_CAPABILITIES,
+            capabilities=_EMBEDS if local.embeds else _capabilities(loaded),
             capability_source=v1.CAPABILITY_SOURCE_PROVIDER,
             context_length=loaded.context_length if loaded else 0,
             max_output_tokens=0,  # bounded by context_length only
@@ -167,14 +201,17 @@ class LocalProvider(Provider):
     def _update_health(self) -> None:
         if self._on_health is None:
             return
-        states = [self._models[model].state for model in self._preload]
-        if any(state in _UNSETTLED for state in states) and self._healthy is None:
-            return  # still starting: nothing is promised yet
+        starting = any(
+            model.state in _UNSETTLED and not model.refused
+            for model in map(self._models.__getitem__, self._preload)
+        )
+        if starting and self._told is None:
+            return  # nothing is promised yet
         healthy = not self._models or any(
             model.state != v1.MODEL_STATE_FAILED for model in self._models.values()
         )
-        if healthy != self._healthy:
-            self._healthy = healthy
+        if (healthy, self.embeds) != self._told:
+            self._told = (healthy, self.embeds)
             self._on_health(healthy)
 
     @contextmanager
@@ -188,12 +225,30 @@ class LocalProvider(Provider):
             raise
 
 
+def _capabilities(loaded: Loaded | None) -> Sequence[v1.Capability.ValueType]:
+    """What a model can do, as far as that is known: most of it only once it is in memory."""
+    if loaded is None:
+        return _GENERATES
+    found = [*_GENERATES, *loaded.abilities.capabilities]
+    if loaded.scores:
+        found.append(v1.CAPABILITY_LOGPROBS)
+    if loaded.image_reader is not None:
+        found.append(v1.CAPABILITY_IMAGE_INPUT)
+    return sorted(found)
+
+
 _UNSETTLED = frozenset({v1.MODEL_STATE_UNLOADED, v1.MODEL_STATE_LOADING})
+
+
+def _only(does: str, method: str) -> Failure:
+    return Failure.unsupported(
+        "model", f"this model {does} and does nothing else; call {method}, or ask another model"
+    )
 
 
 async def _exhaust(model: LocalModel) -> None:
     try:
-        async for _ in model.load():
+        async for _ in model.load(evict=False):
             pass
     except Failure:
         pass  # the model knows, and has said so in the log

@@ -19,7 +19,7 @@ from typing import Protocol
 from penstock import v1
 
 from penstock_server.errors import Failure
-from penstock_server.local.engine import Engine, Loaded, Report
+from penstock_server.local.engine import GenerationEngine, Loaded, Report
 from penstock_server.local.job import GAVE_UP, Answer, Chunk, Courier, Job
 from penstock_server.telemetry import log, logger
 
@@ -59,7 +59,7 @@ class _Closed(Exception):
     """Loading ends here, since the engine is being closed."""
 
 
-class SerialEngine(Engine):
+class SerialEngine(GenerationEngine):
     """Computes one answer at a time, in the order of asking.
 
     Concurrency: as `Engine` says; the queue between the threads is a deque under a condition

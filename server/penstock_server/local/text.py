@@ -6,7 +6,7 @@ when an answer ends for other reasons than a stop string is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from penstock_server.local.stops import StopStrings
@@ -142,8 +142,10 @@ class Piece(NamedTuple):
     text: str
 
 
-def joined(pieces: Iterable[Piece]) -> list[Piece]:
+def joined(pieces: Sequence[Piece]) -> list[Piece]:
     """The same with neighbours of the same part put together, and empty ones left out."""
+    if len(pieces) < 2:
+        return [piece for piece in pieces if piece.text]
     whole: list[Piece] = []
     for piece in pieces:
         if not piece.text:
@@ -175,17 +177,22 @@ class TextStream:
     def __init__(self, detokenizer: Detokenizer, stop: Sequence[str] = ()) -> None:
         self._detokenizer = detokenizer
         self._stops = StopStrings(stop)
+        self._has_stops = bool(stop)
 
     @property
     def stopped(self) -> str | None:
         """The stop string that ended the answer."""
         return self._stops.stopped
 
+    @property
+    def hidden(self) -> bool:
+        """Whether what comes now is not to be shown."""
+        return False
+
     def add(self, token: int) -> str:
         """The text that is certain now and was not before; empty after a stop string."""
-        if self._stops.stopped is not None:
-            return ""
-        return self._stops.add(self._detokenizer.add(token))
+        text = self._detokenizer.add(token)
+        return self._stops.add(text) if self._has_stops else text
 
     def finish(self) -> str:
         """What was held back, once no more tokens come."""

@@ -7,11 +7,8 @@ long before torch and transformers are there.
 from __future__ import annotations
 
 import dataclasses
-import gc
 import logging
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from penstock import v1
@@ -20,6 +17,8 @@ from penstock_server.local.command import ModelSpec
 from penstock_server.local.engine import Loaded, Report
 from penstock_server.local.job import Job
 from penstock_server.telemetry import log
+
+from penstock_hf import process
 
 if TYPE_CHECKING:
     from penstock_hf.alone import OneAtATime
@@ -44,8 +43,9 @@ class HFBackend:
 
     def load(self, report: Report) -> Loaded:
         """See `Backend.load`."""
-        report(0.0, "importing torch and transformers")
-        with _no_garbage_collection():
+        report(0.0, "waiting for another model to be loaded")
+        with process.exclusive():
+            report(0.01, "importing torch and transformers")
             import torch
 
             from penstock_hf import loading, running
@@ -94,32 +94,9 @@ class HFBackend:
         """See `Backend.unload`."""
         self._batch = None
         self._figures = {}
-        torch = sys.modules.get("torch")
-        if torch is None:
-            return
-        # A model's modules refer to one another, and what was frozen is never collected.
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        process.collect()
 
     def _count(self) -> None:
         batch = self._batch
         assert batch is not None
         self._figures = {"max_running_requests": batch.most, **batch.figures()}
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Leave out collections while half a million objects are made that stay.
-
-    They would find nothing and take a quarter of the start-up; a later one would stop the event
-    loop for a third of a second to look at all of them again, hence the freezing.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from penstock import v1
 from penstock_server.errors import Failure, Violation
-from penstock_server.local.backend import OutOfMemory, Outcome
+from penstock_server.local.backend import Outcome, OutOfMemory
 from penstock_server.local.job import Job
 from penstock_server.local.sampling import Defaults
 from transformers import PreTrainedModel
@@ -27,8 +27,11 @@ from penstock_hf.slots import NoRoom, Place, Slots, is_out_of_memory
 # Room for so many tokens of an answer is taken at once, so that few answers have to move.
 _HEADROOM = 64
 
-# Query tokens × key tokens of one prompt's part: bounds the memory of its mask.
+# Query tokens times key tokens of one prompt's part: bounds the memory of its mask.
 _LARGEST_MASK = 1 << 25
+
+# So many times the usual part of prompts where no answer is being written that would wait.
+_UNDISTURBED = 2
 
 
 @dataclass(eq=False, slots=True)
@@ -71,8 +74,9 @@ class SlotBatch:
     """Computes for up to ``most`` jobs at a time, with one forward pass a step.
 
     In a step stand one token of every answer being written and, of prompts, at most ``chunk``
-    tokens in all: so a long prompt costs the others a little at each step instead of everything at
-    once. Half of it is the oldest prompt's, the rest goes to the shortest first, so that long
+    tokens in all (fewer where they have much to look back on, since they take longer then): so a
+    long prompt costs the others a little at each step instead of everything at once. Half of it is
+    the oldest prompt's, the rest goes to the shortest first, so that long
     prompts come to an end and short ones do not wait for them. All tokens are one row without
     padding; only attention tells them apart.
 
@@ -99,8 +103,13 @@ class SlotBatch:
         self._cache = slot_cache(len(slots.shapes))
         self._rows: dict[Job, Row] = {}  # in the order of joining
         self._device = model.device
-        self._vocabulary = model.get_input_embeddings().weight.shape[0]
-        self._query_heads = model.config.get_text_config().num_attention_heads
+        self._vocabulary = vocabulary(model)
+        heads: int = model.config.get_text_config().num_attention_heads
+        self._shared_heads = max(1, heads // slots.shapes[0].heads)
+        # A token's own work is with the weights; it looks back on every token before it. So many
+        # of those double its work.
+        looks = sum(shape.key_size + shape.value_size for shape in slots.shapes) * heads
+        self._doubling: float = sum(weight.numel() for weight in model.parameters()) / looks
         forward = inspect.signature(model.forward).parameters
         self._keeps_logits = "logits_to_keep" in forward
         self._counting = torch.arange(max(most, 1), device=self._device)
@@ -156,10 +165,13 @@ class SlotBatch:
                 decoding = list(self._lay_decoding(step.decoding))
                 parts = _lay_parts(step.parts, len(step.decoding))
                 outcomes += self._forward(step, decoding, parts)
-        except Exception:
+        except Exception as error:
             if not step.decoding and not step.parts:
                 raise  # it would come again and again
-            outcomes += self._apart(step)
+            apart = self._apart(step)
+            if apart is None and not outcomes:  # else it comes again, once these are known
+                raise out_of_memory(error, self._device) from error
+            outcomes += apart or ()
         return outcomes
 
     def figures(self) -> dict[str, int]:
@@ -173,7 +185,7 @@ class SlotBatch:
     def _take(self, job: Job, wanted: int) -> Place | None:
         for forgetting in (False, True):
             if forgetting:
-                self.prefixes.shrink(self.slots.limit - self.slots.bytes - self.slots.needed(wanted))
+                self._forget_for(wanted)
             try:
                 return self.slots.take(job, wanted, self.prefixes.bytes)
             except NoRoom as error:
@@ -205,8 +217,7 @@ class SlotBatch:
                 best, length = other, shared
         if best is not None:
             row.leader, row.shared = best, length
-            self._follow(row)
-            if row.leader is None:
+            if self._follow(row):
                 return
         if entry is not None:
             length = common(entry.tokens, own)
@@ -270,48 +281,57 @@ class SlotBatch:
         try:
             self.slots.extend(row.place, wanted, self.prefixes.bytes)
         except NoRoom:
-            self.prefixes.shrink(self.slots.limit - self.slots.bytes - self.slots.needed(wanted))
+            self._forget_for(wanted)
             self.slots.extend(row.place, wanted, self.prefixes.bytes)
+
+    def _forget_for(self, wanted: int) -> None:
+        """Forget as much as a sequence of so many tokens needs."""
+        self.prefixes.shrink(self.slots.limit - self.slots.bytes - self.slots.needed(wanted))
 
     def _plan(self) -> _Step:
         step = _Step()
         for arena in self.slots.arenas:
-            step.decoding += (
-                self._rows[place.owner] for place in arena.places[: arena.decoding]
-            )
+            step.decoding += (self._rows[place.owner] for place in arena.places[: arena.decoding])
         filling = [
             row for row in self._rows.values() if not row.place.decoding and self._follow(row)
         ]
         if filling:
             oldest, *others = filling
-            left = self._chunk
+            left = float(self._chunk if step.decoding else _UNDISTURBED * self._chunk)
+            reserved = min(self._cost(oldest, oldest.left), left / 2)
             for row in sorted(others, key=lambda row: row.left):
-                share = min(row.left, left - min(oldest.left, (self._chunk + 1) // 2))
-                if share <= 0:
+                tokens = self._affordable(row, left - reserved)
+                if tokens < 1:
                     break
-                step.parts.append((row, self._bounded(row, share)))
-                left -= share
-            step.parts.append((oldest, self._bounded(oldest, min(oldest.left, left))))
+                step.parts.append((row, tokens))
+                left -= self._cost(row, tokens)
+            step.parts.append((oldest, max(1, self._affordable(oldest, left))))
         return step
 
-    def _bounded(self, row: Row, tokens: int) -> int:
-        heads = self._query_heads // self.slots.shapes[0].heads or 1
-        return min(tokens, max(16, _LARGEST_MASK // (heads * len(row.job.tokens))))
+    def _cost(self, row: Row, tokens: int) -> float:
+        """What a prompt's next tokens cost, as tokens that have nothing to look back on."""
+        return tokens * (1 + row.place.length / self._doubling)
 
-    def _apart(self, step: _Step) -> Iterator[Outcome]:
+    def _affordable(self, row: Row, cost: float) -> int:
+        """How many of a prompt's next tokens may be in a step for that."""
+        most = _LARGEST_MASK // (self._shared_heads * len(row.job.tokens))
+        return min(row.left, int(cost / (1 + row.place.length / self._doubling)), max(16, most))
+
+    def _apart(self, step: _Step) -> list[Outcome] | None:
         """After a step that failed: in halves, so that the failure is only whose it is.
 
-        What was too much memory for all may be little enough for half. Where it is too much even
-        for each by itself, the newest has to go, as if that were all it takes.
+        What is too much memory for all may be little enough for half; None where it is too much
+        for each of several by itself, so that it is nobody's own.
         """
         rows = list(step.rows)
         failed: list[tuple[Row, Exception]] = []
-        yield from self._halves(rows, failed)
-        if len(failed) == len(rows) and all(is_out_of_memory(error) for _, error in failed):
-            order = list(self._rows.values())
-            failed = [max(failed, key=lambda each: order.index(each[0]))]
+        outcomes = list(self._halves(rows, failed))
+        if 1 < len(failed) == len(rows) and all(is_out_of_memory(error) for _, error in failed):
+            return None
         for row, error in failed:
-            yield Outcome(row.job, failure=_failed(error))
+            row.dirty = True
+            outcomes.append(Outcome(row.job, failure=_failed(error)))
+        return outcomes
 
     def _halves(
         self, rows: Sequence[tuple[Row, int]], failed: list[tuple[Row, Exception]]
@@ -326,7 +346,6 @@ class SlotBatch:
                 if len(half) > 1:
                     yield from self._halves(half, failed)
                 else:
-                    half[0][0].dirty = True
                     failed.append((half[0][0], error))
 
     def _lay_decoding(self, rows: Sequence[Row]) -> Iterator[Decoding]:
@@ -394,6 +413,13 @@ def _lay_parts(parts: Sequence[tuple[Row, int]], start: int) -> list[Part]:
         laid.append(Part(row.place, start, start + count, row.place.length))
         start += count
     return laid
+
+
+def vocabulary(model: PreTrainedModel) -> int:
+    """How many tokens the model's embedding knows."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.shape[0]
 
 
 def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:

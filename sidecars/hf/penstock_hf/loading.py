@@ -6,12 +6,14 @@ How a model is run is not known here.
 from __future__ import annotations
 
 import importlib.util
-import threading
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
+from huggingface_hub import snapshot_download
 from penstock import v1
 from penstock_server.errors import Failure
 from penstock_server.local.checkpoint import Reason, context_length, explain, resolve, several
@@ -19,25 +21,37 @@ from penstock_server.local.command import ModelSpec
 from penstock_server.local.engine import Loaded, Report
 from penstock_server.local.sampling import Defaults
 from penstock_server.local.tokenizer import Tokenizer
+from penstock_server.telemetry import log
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForTextEncoding,
+    AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
 
-# The progress hook is the process's, and memory is, too: one model after the other.
-_one_at_a_time = threading.Lock()
+from penstock_hf.pictures import PictureReader
 
 _WEIGHTS_FROM, _WEIGHTS_TO = 0.2, 0.9
 """The part of the progress that reading the weights is."""
 
-# Its annotation knows nothing of output_loading_info.
-_from_pretrained = cast(
-    Callable[..., tuple[PreTrainedModel, Mapping[str, Any]]], AutoModelForCausalLM.from_pretrained
+_FromPretrained = Callable[..., tuple[PreTrainedModel, Mapping[str, Any]]]
+_Auto = (
+    type[AutoModelForCausalLM]
+    | type[AutoModelForImageTextToText]
+    | type[AutoModelForTextEncoding]
+    | type[AutoModel]
 )
 
 _UNSUPPORTED = v1.ERROR_REASON_UNSUPPORTED_FEATURE
@@ -63,6 +77,10 @@ _REASONS: Sequence[Reason] = (
 )
 """What torch and transformers say of models that they cannot load."""
 
+_FILES = ("*.json", "*.jinja", "*.model", "*.py", "*.txt", "*.safetensors")
+"""What is downloaded of a model of several parts: other formats of the same weights are not."""
+
+Found = TypeVar("Found")
 _Model = tuple[PreTrainedModel, Defaults, Loaded]
 
 
@@ -72,10 +90,13 @@ def load(spec: ModelSpec, report: Report) -> _Model:
     A directory is read without touching the network; anything else is a hub id, which is
     downloaded or taken from the Hub's cache as usual.
     """
+    return explained(spec, lambda: _load(spec, report))
+
+
+def explained(spec: ModelSpec, work: Callable[[], Found]) -> Found:
+    """Load something; what goes wrong is explained as a `Failure`."""
     try:
-        report(0.05, "waiting for another model to be loaded")
-        with _one_at_a_time:
-            return _load(spec, report)
+        return work()
     except Exception as error:
         failure = explain(error, spec.source, _REASONS)
         if failure is None:
@@ -83,13 +104,25 @@ def load(spec: ModelSpec, report: Report) -> _Model:
         raise failure from error
 
 
-def _load(spec: ModelSpec, report: Report) -> _Model:
+class Opened(NamedTuple):
+    """A model whose configuration and tokenizer have been read, and its weights not yet."""
+
+    source: str
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    options: Mapping[str, Any]
+    """What every ``from_pretrained`` is to be told."""
+
+
+def open_source(spec: ModelSpec, report: Report, name: str = "") -> Opened:
+    """Read what comes before the weights; ``name`` is where, if not the specification's source."""
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if spec.threads:
         torch.set_num_threads(spec.threads)
     device = _device(spec.device)
-    source, is_local = resolve(spec.source)
+    source, is_local = resolve(name or spec.source)
     options: dict[str, Any] = {
         # Said, not left out: transformers would ask a question at the terminal.
         "trust_remote_code": spec.trust_remote_code,
@@ -99,17 +132,77 @@ def _load(spec: ModelSpec, report: Report) -> _Model:
     report(0.1, f"{verb} the configuration and the tokenizer")
     config = AutoConfig.from_pretrained(source, **options)
     tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    return Opened(source, config, tokenizer, device, options)
+
+
+def fetch(spec: ModelSpec, report: Report) -> Path:
+    """The directory of a model of several parts; from the Hub, where it is none of this machine."""
+    source, is_local = resolve(spec.source)
+    if is_local:
+        return Path(source)
+    report(0.07, "downloading, unless it is in the Hub's cache")
+    directory = Path(snapshot_download(source, allow_patterns=list(_FILES)))
+    if not any(directory.rglob("*.safetensors")):
+        snapshot_download(source, allow_patterns=["pytorch_model*.bin"])
+    return directory
+
+
+def read_encoder(opened: Opened, spec: ModelSpec, report: Report) -> PreTrainedModel:
+    """The model without whatever it would write text with."""
+    # The encoder alone, of those that have a decoder, too.
+    auto: _Auto = AutoModelForTextEncoding if opened.config.is_encoder_decoder else AutoModel
+    return _weights_of(opened, spec, report, auto)
+
+
+def _load(spec: ModelSpec, report: Report) -> _Model:
+    opened = open_source(spec, report)
+    pictures = _picture_reader(opened.source, opened.config, opened.options)
+    auto: _Auto = AutoModelForCausalLM if pictures is None else AutoModelForImageTextToText
+    model = _weights_of(opened, spec, report, auto)
+    generation = model.generation_config
+    defaults = Defaults.of(lambda name: getattr(generation, name, None))
+    return model, defaults, _describe(spec, model, opened.tokenizer, pictures)
+
+
+def _weights_of(opened: Opened, spec: ModelSpec, report: Report, auto: _Auto) -> PreTrainedModel:
+    device = opened.device
+    verb = "reading" if opened.options["local_files_only"] else "fetching"
     report(_WEIGHTS_FROM, f"{verb} the weights")
-    model = _read_weights(source, _dtype(spec.dtype, device, config), device, options, report)
+    options = dict(opened.options)
+    if spec.attention != "auto":
+        options["attn_implementation"] = spec.attention
+    dtype = _dtype(spec.dtype, device, opened.config)
+    model = _read_weights(auto, opened.source, dtype, device, options, report)
     if model.device != device:
         report(_WEIGHTS_TO, f"moving the weights to {device}")
         model.to(device)  # type: ignore[arg-type]
-    generation = model.generation_config
-    defaults = Defaults.of(lambda name: getattr(generation, name, None))
-    return model, defaults, _describe(spec, model, tokenizer)
+    return model
+
+
+def _picture_reader(
+    source: str, config: PreTrainedConfig, options: Mapping[str, Any]
+) -> PictureReader | None:
+    """What reads pictures for the model; None where it reads none, or nobody can."""
+    kind = config.model_type
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return None
+    try:
+        processor: object = AutoProcessor.from_pretrained(source, **options)  # type: ignore[no-untyped-call]
+        if isinstance(processor, ProcessorMixin) and processor.chat_template:
+            return PictureReader(processor)
+        why = "its processor has no chat template"
+    except (ImportError, OSError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise Failure(
+            _UNSUPPORTED, f"{source}: it reads pictures, and its processor cannot be used: {why}"
+        )
+    log(logging.WARNING, "served without pictures", source=source, why=why)
+    return None
 
 
 def _read_weights(
+    auto: _Auto,
     source: str,
     dtype: torch.dtype | str,
     device: torch.device,
@@ -119,14 +212,16 @@ def _read_weights(
     # Straight to the device where accelerate is installed, which transformers needs for that.
     direct = device.type != "cpu" and importlib.util.find_spec("accelerate") is not None
     with _progress(report):
-        model, info = _from_pretrained(
+        # Its annotation knows nothing of output_loading_info.
+        model, info = cast(_FromPretrained, auto.from_pretrained)(
             source,
             dtype=dtype,
             device_map={"": device} if direct else None,
             output_loading_info=True,
             **options,
         )
-    missing = sorted(info["missing_keys"])
+    # What pools by a layer of its own is not asked to.
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:  # transformers makes them up, and the model babbles
         raise Failure(
             _UNSUPPORTED,
@@ -137,7 +232,10 @@ def _read_weights(
 
 
 def _describe(
-    spec: ModelSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    spec: ModelSpec,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pictures: PictureReader | None,
 ) -> Loaded:
     text = model.config.get_text_config()
     generation = model.generation_config
@@ -150,6 +248,7 @@ def _describe(
         # the end that they were taught in their tokenizer.
         end=frozenset({*several(generation.eos_token_id), *several(tokenizer.eos_token_id)}),
         stop=tuple(several(generation.stop_strings)),
+        image_reader=pictures,
         weights_bytes=sum(t.nbytes for t in (*model.parameters(), *model.buffers())),
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
@@ -166,7 +265,9 @@ def _device(name: str) -> torch.device:
 
 def _dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype | str:
     """What ``from_pretrained`` takes for it."""
-    if name != "auto":
+    if name == "fastest" and device.type == "cpu" and _computes_in_bfloat16():
+        return torch.bfloat16
+    if name not in ("auto", "fastest"):
         dtype = getattr(torch, name, None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise Failure(
@@ -177,6 +278,17 @@ def _dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.d
     if device.type == "cpu" and getattr(config, "quantization_config", None) is None:
         return torch.float32  # right everywhere; bfloat16 is slower on many CPUs
     return "auto"
+
+
+def _computes_in_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; emulated, it is many times as slow as float32."""
+    find = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    known = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in _BFLOAT16]
+    return bool(find and find()) and any(look() for look in known if look is not None)
+
+
+_BFLOAT16 = ("avx512_bf16", "amx_tile", "arm_bf16")
+"""What CPUs call it."""
 
 
 class _Counted:

@@ -5,11 +5,10 @@ Which memory there is, and how large steps are, is decided here; how they are co
 
 from __future__ import annotations
 
-import os
-
 import torch
 from penstock_server.local.command import ModelSpec
 from penstock_server.local.engine import Loaded
+from penstock_server.local.memory import memory
 from penstock_server.local.sampling import Defaults
 from transformers import PreTrainedModel
 
@@ -22,7 +21,7 @@ _MOST = {"cpu": 64, "mps": 64}
 _MOST_ELSEWHERE = 256
 """How many answers are computed at a time, where the operator does not say: by device."""
 
-_CHUNK = {"cpu": 256, "mps": 512}
+_CHUNK = {"cpu": 128, "mps": 512}
 _CHUNK_ELSEWHERE = 2_048
 """Prompt tokens a step: as many as keep the device busy, and no more."""
 
@@ -35,7 +34,7 @@ def make(
 ) -> tuple[SlotBatch | OneAtATime, int, str]:
     """What runs the model; how many tokens it takes then; and why one at a time (empty: not)."""
     kind = model.device.type
-    if getattr(loaded, "image_reader", None) is not None:
+    if loaded.image_reader is not None:
         reason = "it reads images, too"
         return OneAtATime(model, defaults), loaded.context_length, reason
     try:
@@ -63,4 +62,4 @@ def _free(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return memory().available
