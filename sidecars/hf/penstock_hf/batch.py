@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from penstock_hf.attention import Decoding, Layout, Part, laid_out, slot_cache
 from penstock_hf.prefixes import SHORTEST, Prefixes, Tokens, as_tokens, common
 from penstock_hf.sampling import Draw, Drawn, draw
-from penstock_hf.slots import NoRoom, Place, Slots
+from penstock_hf.slots import NoRoom, Place, Slots, is_out_of_memory
 
 # Room for so many tokens of an answer is taken at once, so that few answers have to move.
 _HEADROOM = 64
@@ -119,13 +119,13 @@ class SlotBatch:
         if len(self._rows) >= self.most:
             return False
         check_tokens(job.tokens, self._vocabulary)
+        if not isinstance(job.memo, Draw):
+            job.memo = Draw(job, self._defaults)
         tokens = as_tokens(job.tokens)
         wanted = len(tokens) + min(_HEADROOM, job.limit - job.written)
         place = self._take(job, wanted)
         if place is None:
             return False
-        if not isinstance(job.memo, Draw):
-            job.memo = Draw(job, self._defaults)
         row = Row(job, job.memo, place, tokens)
         self._reuse(row)
         self._rows[job] = row
@@ -142,13 +142,15 @@ class SlotBatch:
         for other in self._rows.values():
             if other.leader is row:
                 self._part_ways(other, row)
+        # What has given no scores yet may be no numbers, and nobody would know.
+        dirty = row.dirty or not place.decoding
         if not row.dirty and place.length >= SHORTEST:
             tokens = as_tokens(job.tokens[: place.length])
             size = place.length * self.slots.token_bytes
             if self._room_for_prefix(size) and not self.prefixes.known(tokens):
                 with suppress(MemoryError, torch.OutOfMemoryError):
                     self.prefixes.keep(tokens, self.slots.copy(place, place.length))
-        self.slots.release(place, dirty=row.dirty)
+        self.slots.release(place, dirty=dirty)
         self._bound_prefixes()
 
     def step(self) -> list[Outcome]:
@@ -164,10 +166,12 @@ class SlotBatch:
                 parts = _lay_parts(step.parts, len(step.decoding))
                 outcomes += self._forward(step, decoding, parts)
         except Exception as error:
-            if not is_out_of_memory(error):
-                outcomes += self._alone(step)
-            elif not outcomes:  # else it comes again, once these are known
+            if not step.decoding and not step.parts:
+                raise  # it would come again and again
+            apart = self._apart(step)
+            if apart is None and not outcomes:  # else it comes again, once these are known
                 raise out_of_memory(error, self._device) from error
+            outcomes += apart or ()
         return outcomes
 
     def figures(self) -> dict[str, int]:
@@ -184,10 +188,12 @@ class SlotBatch:
                 self._forget_for(wanted)
             try:
                 return self.slots.take(job, wanted, self.prefixes.bytes)
-            except NoRoom:
-                continue
+            except NoRoom as error:
+                ran_out = error.ran_out
         if self._rows:
             return None
+        if ran_out:
+            raise _no_memory()
         raise Failure(
             v1.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED,
             f"the prompt has {len(job.tokens):,} tokens, whose keys and values take more than the "
@@ -255,14 +261,15 @@ class SlotBatch:
     def _make_room(self) -> Iterator[Outcome]:
         """Have every row's slot be long enough for its next token; the newest may have to go."""
         for row in list(self._rows.values()):
-            while row.job in self._rows and row.place.decoding:
+            while row.job in self._rows:
                 try:
                     self._extend(row)
                     break
-                except NoRoom:
+                except NoRoom as error:
                     newest = next(reversed(self._rows))
                     if len(self._rows) == 1:
-                        yield Outcome(newest, failure=_no_room(self.slots.limit))
+                        failure = _no_memory() if error.ran_out else _no_room(self.slots.limit)
+                        yield Outcome(newest, failure=failure)
                     else:
                         yield Outcome(newest)
                     self.leave(newest)
@@ -310,15 +317,36 @@ class SlotBatch:
         most = _LARGEST_MASK // (self._shared_heads * len(row.job.tokens))
         return min(row.left, int(cost / (1 + row.place.length / self._doubling)), max(16, most))
 
-    def _alone(self, step: _Step) -> Iterator[Outcome]:
-        """After a step that failed: each row by itself, so that the failure is only whose it is."""
-        for row, tokens in step.rows:
-            alone = _Step(parts=[(row, tokens)])
+    def _apart(self, step: _Step) -> list[Outcome] | None:
+        """After a step that failed: in halves, so that the failure is only whose it is.
+
+        What is too much memory for all may be little enough for half; None where it is too much
+        for each of several by itself, so that it is nobody's own.
+        """
+        rows = list(step.rows)
+        failed: list[tuple[Row, Exception]] = []
+        outcomes = list(self._halves(rows, failed))
+        if 1 < len(failed) == len(rows) and all(is_out_of_memory(error) for _, error in failed):
+            return None
+        for row, error in failed:
+            row.dirty = True
+            outcomes.append(Outcome(row.job, failure=_failed(error)))
+        return outcomes
+
+    def _halves(
+        self, rows: Sequence[tuple[Row, int]], failed: list[tuple[Row, Exception]]
+    ) -> Iterator[Outcome]:
+        middle = (len(rows) + 1) // 2
+        for half in filter(None, (rows[:middle], rows[middle:])):
             try:
-                yield from self._forward(alone, [], _lay_parts(alone.parts, 0))
+                yield from self._forward(_Step(parts=[*half]), [], _lay_parts(half, 0))
             except Exception as error:
-                row.dirty = True
-                yield Outcome(row.job, failure=_failed(error))
+                if is_out_of_memory(error) and self._device.type == "cuda":
+                    torch.cuda.empty_cache()
+                if len(half) > 1:
+                    yield from self._halves(half, failed)
+                else:
+                    failed.append((half[0][0], error))
 
     def _lay_decoding(self, rows: Sequence[Row]) -> Iterator[Decoding]:
         start = 0
@@ -369,11 +397,13 @@ class SlotBatch:
         return [self._outcome(row, each) for row, each in zip(ready, drawn, strict=True)]
 
     def _outcome(self, row: Row, drawn: Drawn) -> Outcome:
-        if not row.place.decoding:
-            self.slots.start_decoding(row.place)
-        row.dirty = row.dirty or drawn.failure is not None
         if drawn.failure is not None:
+            row.dirty = True
             return Outcome(row.job, failure=drawn.failure)
+        if not row.place.decoding:
+            # Without the memory for that, its next token is a prompt's part of one token.
+            with suppress(MemoryError, RuntimeError):
+                self.slots.start_decoding(row.place)
         return Outcome(row.job, drawn.token, drawn.scores)
 
 
@@ -403,12 +433,6 @@ def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:
         raise Failure.invalid([Violation("prompt", problem)])
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch, or Python, found too little memory."""
-    found = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return found or "allocate memory" in str(error)
-
-
 def out_of_memory(error: BaseException, device: torch.device) -> OutOfMemory:
     """What to raise where torch found too little memory."""
     if device.type == "cuda":
@@ -419,9 +443,19 @@ def out_of_memory(error: BaseException, device: torch.device) -> OutOfMemory:
 def _failed(error: Exception) -> Failure:
     if isinstance(error, Failure):
         return error
+    if is_out_of_memory(error):
+        return _no_memory()
     return Failure(
         v1.ERROR_REASON_ENGINE_FAILURE,
         f"the model failed at this answer: {type(error).__name__}: {' '.join(str(error).split())}",
+    )
+
+
+def _no_memory() -> Failure:
+    return Failure(
+        v1.ERROR_REASON_ENGINE_FAILURE,
+        "there is too little memory for this answer; send a shorter prompt, or bound what is "
+        "computed together: --max-batch, --prefill-chunk, --context-length, --cache-memory",
     )
 
 

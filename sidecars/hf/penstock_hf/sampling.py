@@ -20,7 +20,10 @@ from transformers.generation.logits_process import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
     LogitsProcessor,
+    MinPLogitsWarper,
     TopHLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
     TypicalLogitsWarper,
 )
 
@@ -28,13 +31,21 @@ from transformers.generation.logits_process import (
 # nearly always all of top_p is. Where it is not, that row is sorted.
 _LIKELIEST = 1_024
 
-_WARPERS: Mapping[str, tuple[Callable[[float], bool], Callable[[float], LogitsProcessor]]] = {
+_Warper = tuple[Callable[[float], bool], Callable[[float], LogitsProcessor]]
+
+_WARPERS: Mapping[str, _Warper] = {
     "top_h": (lambda value: value > 0, TopHLogitsWarper),
+    "top_k": (lambda value: value > 0, lambda value: TopKLogitsWarper(int(value))),
+    "top_p": (lambda value: value < 1, TopPLogitsWarper),
+    "min_p": (lambda value: value > 0, MinPLogitsWarper),
     "typical_p": (lambda value: 0 < value < 1, TypicalLogitsWarper),
     "epsilon_cutoff": (lambda value: 0 < value < 1, EpsilonLogitsWarper),
     "eta_cutoff": (lambda value: 0 < value < 1, EtaLogitsWarper),
 }
-"""What narrows the choice beside the contract's fields: where it does anything, and how."""
+"""What narrows the choice: where it does anything, and how; in the order of transformers."""
+
+_USUAL = frozenset({"top_k", "top_p", "min_p"})
+"""Those of many answers at once are computed here; beside others, in their order, by transformers."""
 
 
 class Draw:
@@ -49,22 +60,30 @@ class Draw:
         self.recipe = Recipe(job.sampling, defaults)
         self.constraint = job.constraint
         self.top_logprobs = job.top_logprobs
-        self.warpers = [
-            make(value)
+        warpers = {
+            name: make(value)
             for name, (matters, make) in _WARPERS.items()
-            if matters(value := getattr(defaults, name))
-        ]
+            if matters(value := getattr(self.recipe if name in _USUAL else defaults, name))
+        }
+        self.warpers = list(warpers.values()) if warpers.keys() - _USUAL else []
+        self.filters = bool(warpers) and not self.warpers
+        """Whether only the likeliest tokens may be drawn, by the usual ways alone."""
         self.edits = self.recipe.changes_scores or self.constraint is not None
         self._seen: torch.Tensor | None = None
         self._written: torch.Tensor | None = None
         self._counted = 0
         self._bias: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._number = (-1, 0.0)
 
-    @property
-    def filters(self) -> bool:
-        """Whether only the likeliest tokens may be drawn."""
-        recipe = self.recipe
-        return recipe.top_k > 0 or recipe.top_p < 1 or recipe.min_p > 0
+    def number(self) -> float:
+        """The random number for the next token: the same one until that has been accepted.
+
+        A step that failed is computed anew, and must not cost the others a number.
+        """
+        place = len(self.job.tokens)
+        if self._number[0] != place:
+            self._number = (place, self.recipe.number())
+        return self._number[1]
 
     def edit(self, scores: torch.Tensor) -> None:
         """Penalties, biases and what the constraint forbids: on one row's scores, in place."""
@@ -151,8 +170,14 @@ def draw(scores: torch.Tensor, rows: Sequence[Draw]) -> list[Drawn]:
                 scores, changed = scores.float().clone(), True
             try:
                 row.edit(scores[i])
-            except Failure as failure:
-                drawn[i].failure = failure
+            except Exception as error:  # constraints are libraries': anything
+                drawn[i].failure = _not_drawn(error)
+    if changed:
+        edited = [i for i, row in enumerate(rows) if row.edits and drawn[i].failure is None]
+        possible = scores[edited].amax(-1).isfinite().tolist()
+        for i, good in zip(edited, possible, strict=True):
+            if not good:
+                drawn[i].failure = _impossible()
     tokens = scores.argmax(-1)
     sampled = [
         i for i, row in enumerate(rows) if not row.recipe.greedy and drawn[i].failure is None
@@ -175,7 +200,7 @@ def _sample(scores: torch.Tensor, rows: Sequence[Draw]) -> torch.Tensor:
             scores[i] = warp(None, scores[i : i + 1])[0]
     # In every row's own order, so that its numbers do not depend on who else is there.
     numbers = torch.tensor(
-        [row.recipe.number() for row in rows], dtype=torch.float64, device=_doubles(scores)
+        [row.number() for row in rows], dtype=torch.float64, device=_doubles(scores)
     )
     tokens = torch.empty(len(rows), dtype=torch.long, device=scores.device)
     plain = [i for i, row in enumerate(rows) if not row.filters]
@@ -198,11 +223,11 @@ def _sample_likeliest(
     ordered, ids = scores.topk(most, dim=-1)
     total = scores.logsumexp(-1, keepdim=True)
     if most < vocabulary:
+        reached = (ordered - total).exp().sum(-1).tolist()
+        least = (ordered[:, -1] - ordered[:, 0]).exp().tolist()
         enough = [
-            bool(reached >= recipe.top_p) or bool(recipe.top_k)
-            for reached, recipe in zip(
-                (ordered - total).exp().sum(-1).tolist(), recipes, strict=True
-            )
+            recipe.top_k > 0 or share >= recipe.top_p or last < recipe.min_p
+            for share, last, recipe in zip(reached, least, recipes, strict=True)
         ]
         if not all(enough):
             ordered, ids = scores.sort(-1, descending=True)
@@ -256,6 +281,24 @@ def _report(
     for i, logprob, top, names in zip(asked, own, values.tolist(), ids.tolist(), strict=True):
         count = rows[i].top_logprobs or 0
         drawn[i].scores = Scores(logprob, list(zip(names, top, strict=True))[:count])
+
+
+def _not_drawn(error: Exception) -> Failure:
+    if isinstance(error, Failure):
+        return error
+    return Failure(
+        v1.ERROR_REASON_ENGINE_FAILURE,
+        f"drawing this answer's token failed: {type(error).__name__}: "
+        f"{' '.join(str(error).split())}",
+    )
+
+
+def _impossible() -> Failure:
+    return Failure(
+        v1.ERROR_REASON_ENGINE_FAILURE,
+        "no token can be drawn: the model gives no probability to any that the answer's form "
+        "allows; ask again, or use another form",
+    )
 
 
 def _unsound() -> Failure:

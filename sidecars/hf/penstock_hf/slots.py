@@ -6,6 +6,7 @@ What a sequence is for and how attention reads it is not known here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,7 +34,17 @@ class Shape(NamedTuple):
 
 
 class NoRoom(Exception):
-    """The bound on memory does not allow it; nothing has changed."""
+    """The bound on memory does not allow it, or memory ran out; nothing has changed."""
+
+    def __init__(self, *, ran_out: bool = False) -> None:
+        super().__init__("memory ran out" if ran_out else "the bound on memory is reached")
+        self.ran_out = ran_out
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, or Python, found too little memory."""
+    found = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return found or "allocate memory" in str(error)
 
 
 @dataclass(eq=False, slots=True)
@@ -194,8 +205,14 @@ class Slots:
         slots = _FEWEST if arena is None else arena.slots * 2
         slots = self._affordable(slots, wanted or 1, capacity, arena, others)
         if arena is None:
-            arena = self._arenas[capacity] = Arena(capacity)
-        self._resize(arena, slots)
+            arena = Arena(capacity)
+        try:
+            self._resize(arena, slots)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise NoRoom(ran_out=True) from error
+            raise
+        self._arenas[capacity] = arena
         return arena
 
     def _affordable(
@@ -212,6 +229,17 @@ class Slots:
         return affordable
 
     def _resize(self, arena: Arena, slots: int) -> None:
+        try:
+            self._reallocate(arena, slots)
+        finally:
+            # Where memory ran out in the middle, only what all layers have can be used.
+            tensors = (*arena.keys, *arena.values)
+            if len(tensors) == 2 * len(self.shapes):
+                usable = min(tensor.shape[0] for tensor in tensors)
+                self.bytes += (usable - arena.slots) * arena.capacity * self.token_bytes
+                arena.slots = usable
+
+    def _reallocate(self, arena: Arena, slots: int) -> None:
         kept = len(arena.places)
         longest = max((place.length for place in arena.places), default=0)
         for old, sizes in (
@@ -229,8 +257,6 @@ class Slots:
                     old[layer] = new
                 else:
                     old.append(new)
-        self.bytes += (slots - arena.slots) * arena.capacity * self.token_bytes
-        arena.slots = slots
 
     def _leave(self, place: Place) -> None:
         """Take a sequence out of its arena, and close the gap: by the border's, then the last."""
@@ -245,7 +271,8 @@ class Slots:
             del self._arenas[arena.capacity]
             self.bytes -= arena.slots * arena.capacity * self.token_bytes
         elif len(arena.places) <= arena.slots // 4 and arena.slots > _FEWEST:
-            self._resize(arena, arena.slots // 2)
+            with suppress(MemoryError, RuntimeError):  # no memory to make it smaller: then not
+                self._resize(arena, arena.slots // 2)
 
     def _move(self, arena: Arena, source: int, target: int) -> None:
         if source == target:
@@ -254,6 +281,8 @@ class Slots:
         for tensors in (arena.keys, arena.values):
             for tensor in tensors:
                 tensor[target, :, : place.length] = tensor[source, :, : place.length]
+                if not place.decoding:  # nobody knows yet whether they are numbers: see `release`
+                    tensor[source, :, : place.length] = 0
         arena.places[target] = place
         place.index = target
 
@@ -262,11 +291,12 @@ class Slots:
             return
         places = arena.places
         longest = max(places[one].length, places[other].length)
-        for tensors in (arena.keys, arena.values):
-            for tensor in tensors:
-                kept = tensor[one, :, :longest].clone()
-                tensor[one, :, :longest] = tensor[other, :, :longest]
-                tensor[other, :, :longest] = kept
+        tensors = (*arena.keys, *arena.values)
+        # All copies first: where there is no memory for them, nothing has changed.
+        copies = [tensor[one, :, :longest].clone() for tensor in tensors]
+        for tensor, copy in zip(tensors, copies, strict=True):
+            tensor[one, :, :longest] = tensor[other, :, :longest]
+            tensor[other, :, :longest] = copy
         places[one], places[other] = places[other], places[one]
         places[one].index, places[other].index = one, other
 
