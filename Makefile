@@ -3,7 +3,7 @@
 # PYTHON   the Python to build the environment with (3.11 or newer)
 # VENV     where the environment is
 # PIP_ARGS more arguments for pip, such as the index that holds the PyTorch build you want
-# ARGS     more arguments for the server (make serve) or pytest (make test)
+# ARGS     more arguments for the server (make serve), pytest (make test) or a benchmark
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -33,7 +33,7 @@ AGAINST ?= $(shell git rev-parse --verify --quiet origin/main || git rev-parse -
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: serve
 serve: $(VENV)/.serve ## Set up what is missing and serve the embedded model as local/tiny
@@ -55,6 +55,26 @@ LLAMA_FLAGS := -DCMAKE_BUILD_TYPE=Release -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_
 .PHONY: test-peers
 test-peers: $(VENV)/.test $(PEERS)/tiny.gguf ## Test against llama.cpp's server (builds it once: 10 minutes)
 	PENSTOCK_PEERS=$(PEERS) $(BIN)/python -m pytest tests/peers $(ARGS)
+
+# Another server to be compared with, in an environment of its own that sees the packages of ours:
+# torch is not installed twice.
+BENCHMARK := build/benchmark
+SERVING_PINS := fastapi==0.165.0 uvicorn==0.54.0 accelerate==1.15.0
+
+.PHONY: benchmark-local
+benchmark-local: $(VENV)/.test ## Measure local models, ours and others' (ARGS="--engine mlx", "--help")
+	$(BIN)/python benchmarks/local.py $(ARGS)
+
+.PHONY: benchmark-peers
+benchmark-peers: $(BENCHMARK)/serving/.ready ## Install transformers' own server, to be compared with
+
+$(BENCHMARK)/serving/.ready: Makefile | $(VENV)/.test
+	@rm -rf $(@D)
+	@$(BIN)/python -m venv $(@D)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/penstock.pth
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS) -c constraints.txt $(SERVING_PINS)
+	@touch $@
 
 .PHONY: check
 check: lint types contract generated ## Everything CI checks beside the tests

@@ -6,7 +6,7 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 from penstock import v1
 from penstock_server.errors import Failure
-from penstock_server.local import prompt
+from penstock_server.local import conversation, prompt
 from penstock_server.local.engine import Loaded
 from penstock_server.local.job import CONTEXT_FULL, MAX_TOKENS, Finish
 from penstock_server.local.tokenizer import Tokenizer
@@ -69,7 +69,7 @@ def test_opening_system_messages_are_one_and_thoughts_are_left_out() -> None:
             message(v1.ROLE_USER, "!"),
         ],
     )
-    assert prompt.conversation(request) == [
+    assert conversation.conversation(request) == [
         {"role": "system", "content": "A.\n\nB."},
         {"role": "user", "content": "?"},
         {"role": "assistant", "content": "Yes.\nBut no."},
@@ -118,23 +118,6 @@ def test_a_model_without_template_continues_text() -> None:
 @pytest.mark.parametrize(
     ("feature", "request_"),
     [
-        ("tools", v1.GenerateRequest(tools=[v1.Tool(name="t")])),
-        (
-            "tool_choice",
-            v1.GenerateRequest(tool_choice=v1.ToolChoice(mode=v1.ToolChoice.MODE_REQUIRED)),
-        ),
-        (
-            "response_format",
-            v1.GenerateRequest(
-                response_format=v1.ResponseFormat(json_object=v1.JsonObjectFormat())
-            ),
-        ),
-        (
-            "thinking",
-            v1.GenerateRequest(thinking=v1.ThinkingOptions(effort=v1.ThinkingOptions.EFFORT_HIGH)),
-        ),
-        ("thinking", v1.GenerateRequest(thinking=v1.ThinkingOptions(budget_tokens=100))),
-        ("logprobs", v1.GenerateRequest(logprobs=v1.LogprobsOptions())),
         (
             "messages[0].parts[1].image",
             v1.GenerateRequest(
@@ -147,12 +130,41 @@ def test_a_model_without_template_continues_text() -> None:
             ),
         ),
         (
-            "messages[0].parts[0].tool_result",
+            "messages[0].parts[0].image",
+            v1.GenerateRequest(
+                messages=[
+                    v1.Message(
+                        role=v1.ROLE_USER,
+                        parts=[v1.Part(image=v1.Image(data=b"x", media_type="image/png"))],
+                    )
+                ]
+            ),
+        ),
+        (
+            "messages[0].parts[0].audio",
+            v1.GenerateRequest(
+                messages=[
+                    v1.Message(
+                        role=v1.ROLE_USER,
+                        parts=[v1.Part(audio=v1.Audio(data=b"x", media_type="audio/wav"))],
+                    )
+                ]
+            ),
+        ),
+        (
+            "messages[0].parts[0].tool_result.parts[0].image",
             v1.GenerateRequest(
                 messages=[
                     v1.Message(
                         role=v1.ROLE_TOOL,
-                        parts=[v1.Part(tool_result=v1.ToolResult(tool_call_id="1"))],
+                        parts=[
+                            v1.Part(
+                                tool_result=v1.ToolResult(
+                                    tool_call_id="1",
+                                    parts=[v1.Part(image=v1.Image(url="https://x/y.png"))],
+                                )
+                            )
+                        ],
                     )
                 ]
             ),
@@ -166,11 +178,29 @@ def test_what_local_models_cannot_do_is_refused(feature: str, request_: v1.Gener
     assert failure.metadata["feature"] == feature
 
 
-def test_provider_options_are_refused() -> None:
+def test_unknown_provider_options_are_refused() -> None:
     options = Struct()
     options["top_a"] = 0.5
     failure = failure_of(v1.GenerateRequest(prompt="Hi", provider_options=options))
     assert failure.metadata["feature"] == "provider_options"
+
+
+def test_a_templates_variables_can_be_set() -> None:
+    options = Struct()
+    options["chat_template_kwargs"] = {"enable_thinking": False, "count": 3}
+    request = v1.GenerateRequest(prompt="Hi", provider_options=options)
+    template = CHATML + "{{ count + 1 }}"
+    job = prompt.make_job(request, loaded(template))
+    assert chat_tokenizer().decode(list(job.prompt)).endswith("<think></think>4")
+
+
+@pytest.mark.parametrize("variables", [{"messages": []}, {"a b": 1}, {"chat_template": ""}, 7])
+def test_not_all_of_a_templates_variables_can_be_set(variables: object) -> None:
+    options = Struct()
+    options.update({"chat_template_kwargs": variables})
+    failure = failure_of(v1.GenerateRequest(prompt="Hi", provider_options=options))
+    assert failure.reason == v1.ERROR_REASON_INVALID_REQUEST
+    assert failure.violations[0].field.startswith("provider_options.chat_template_kwargs")
 
 
 def test_harmless_defaults_are_let_pass() -> None:

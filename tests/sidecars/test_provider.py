@@ -137,7 +137,15 @@ async def test_a_preloaded_model_is_healthy_once_it_is_warm() -> None:
         assert len(models.backend().computed) == WARM_UP
         [model] = await models.provider.list_models(CALL)
         assert model.name == "local/a"
-        assert set(model.capabilities) == {v1.CAPABILITY_GENERATE, v1.CAPABILITY_STREAM}
+        assert set(model.capabilities) == {
+            v1.CAPABILITY_GENERATE,
+            v1.CAPABILITY_STREAM,
+            v1.CAPABILITY_TOOLS,
+            v1.CAPABILITY_THINKING,
+            v1.CAPABILITY_JSON_OBJECT,
+            v1.CAPABILITY_JSON_SCHEMA,
+            v1.CAPABILITY_LOGPROBS,
+        }
         assert model.capability_source == v1.CAPABILITY_SOURCE_PROVIDER
         assert (model.context_length, model.engine.device) == (100, "abacus")
         assert [step.model.state for step in await models.load()] == [v1.MODEL_STATE_READY]

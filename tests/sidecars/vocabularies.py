@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from functools import cache
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 TEXT = [
@@ -22,6 +24,8 @@ CHATML = (
     "{% if enable_thinking is defined and not enable_thinking %}{{ '<think></think>' }}{% endif %}"
     "{% endif %}"
 )
+THOUGHTLESS = CHATML.replace("{{ '<think></think>' }}", "")
+"""The same for a model that does not think."""
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 END = 2
 """The token id of <|im_end|>."""
@@ -83,5 +87,36 @@ def chat_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=byte_level(), eos_token=SPECIAL[END], pad_token=SPECIAL[0]
     )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@cache
+def sentencepieces() -> PreTrainedTokenizerFast:
+    """`byte_fallback` as it is in Llama 2's and Mistral's files: bytes are ordinary tokens."""
+    written = json.loads(byte_fallback().to_str())
+    ordinary = [t for t in written["added_tokens"] if not t["content"].startswith("<0x")]
+    written["added_tokens"] = ordinary
+    # Every letter of JSON stands there as itself, too, as in a real vocabulary.
+    vocabulary = written["model"]["vocab"]
+    for character in map(chr, range(0x21, 0x7F)):
+        vocabulary.setdefault(character, len(vocabulary))
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call,no-any-return]
+        tokenizer_object=Tokenizer.from_str(json.dumps(written)), bos_token="<s>", eos_token="</s>"
+    )
+
+
+def marked_tokenizer(
+    template: str, special: Sequence[str] = (), ordinary: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
+    """`chat_tokenizer` with markers of its own: special tokens, and added ones that are not."""
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=Tokenizer.from_str(byte_level().to_str()),
+        eos_token=SPECIAL[END],
+        pad_token=SPECIAL[0],
+    )
+    markers = [AddedToken(text, special=True) for text in special]
+    markers += [AddedToken(text, special=False) for text in ordinary]
+    tokenizer.add_tokens(markers)
     tokenizer.chat_template = template
     return tokenizer

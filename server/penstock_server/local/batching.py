@@ -18,7 +18,7 @@ from penstock import v1
 
 from penstock_server.errors import Failure
 from penstock_server.local.admission import Admission
-from penstock_server.local.backend import Backend, OutOfMemory, Outcome, written
+from penstock_server.local.backend import Backend, Outcome, OutOfMemory, written
 from penstock_server.local.engine import Engine, Loaded, Report
 from penstock_server.local.job import Answer, Courier, Job
 from penstock_server.telemetry import log, logger

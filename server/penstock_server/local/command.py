@@ -26,7 +26,7 @@ from penstock_server.local.model import EngineFactory
 from penstock_server.local.provider import LocalProvider
 from penstock_server.providers.sidecar import SIDECAR_PROVIDER
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "fastest", "float32", "bfloat16", "float16")
 
 _EPILOG = """\
 examples:
@@ -42,8 +42,9 @@ class ModelSpec:
     """Which model, and how it is to run.
 
     ``source`` is a directory or a Hugging Face hub id; ``device`` one of the sidecar's devices or
-    "auto" (the best there is); ``dtype`` a floating-point type's name or "auto" (the checkpoint's
-    own on an accelerator, float32 on a CPU); ``threads`` how many CPU threads compute (0: the
+    "auto" (the best there is); ``dtype`` a floating-point type's name, "auto" (the checkpoint's
+    own on an accelerator, float32 on a CPU, where seeds then promise the same answer) or
+    "fastest" (bfloat16 on a CPU that computes with it, else like "auto"); ``threads`` how many CPU threads compute (0: the
     library's own choice); ``context_length`` bounds what the model's own context allows, in
     tokens (0: it does not); ``trust_remote_code`` whether Python code that comes with the model
     may run.
@@ -145,7 +146,8 @@ class Command:
             "--dtype",
             default="auto",
             choices=DTYPES,
-            help="default: float32 on a CPU, else the checkpoint's own",
+            help="default: float32 on a CPU, else the checkpoint's own; fastest: bfloat16 on a CPU "
+            "that computes with it",
         )
         models.add_argument(
             "--threads",

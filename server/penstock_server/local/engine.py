@@ -1,17 +1,19 @@
 """The seam to whatever computes: what a provider may ask of an engine.
 
 What is asked and by whom is not known here, nor is what computes: an engine gets token ids and
-gives text. ``serial`` is the engine that there is.
+gives text. ``batching`` is the engine that there is.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from penstock import v1
 
+from penstock_server.local.abilities import Abilities
+from penstock_server.local.images import ImageReader
 from penstock_server.local.job import Answer, Job
 from penstock_server.local.tokenizer import Tokenizer
 
@@ -42,6 +44,16 @@ class Loaded:
     dtype: str = "float32"
     weights_bytes: int = 0
     """The memory that the weights take; 0: not known."""
+    image_reader: ImageReader | None = None
+    """Encodes conversations with pictures; None: the model reads none."""
+    scores: bool = True
+    """Whether the engine hands `Scores` to ``Job.accept``, and heeds a job's ``constraint``."""
+    abilities: Abilities = field(init=False, repr=False, compare=False)
+    """What follows from the above: tools, thoughts, forms."""
+
+    def __post_init__(self) -> None:
+        found = Abilities(self.tokenizer, self.vocabulary, self.end)
+        object.__setattr__(self, "abilities", found)
 
 
 class Engine(ABC):

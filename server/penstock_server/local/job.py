@@ -145,7 +145,7 @@ class Job:
         self.tokens.append(token)
         if token in self._end:
             return self.finish(END_OF_SEQUENCE, tokens=1)
-        if scores is not None and self._name is not None:
+        if scores is not None and self._name is not None and not self._text.hidden:
             self._logprobs.append(_token_logprob(token, scores, self._name))
         complete = False
         if self.constraint is not None:

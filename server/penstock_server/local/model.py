@@ -34,10 +34,17 @@ class Ready:
         # tokenising are not for the event loop.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"tokenizer-{name}")
 
-    async def make_job(self, request: v1.GenerateRequest) -> Job:
+    async def prepare(self) -> None:
+        """Find out what the model can do; see `Abilities.prepare`."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._worker, self.loaded.abilities.prepare)
+
+    async def make_job(self, request: v1.GenerateRequest, deadline: float | None = None) -> Job:
         """See `prompt.make_job`."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, prompt.make_job, request, self.loaded)
+        return await loop.run_in_executor(
+            self._worker, prompt.make_job, request, self.loaded, deadline
+        )
 
     async def close(self) -> None:
         """Free everything."""
@@ -158,6 +165,8 @@ class LocalModel:
                 raise _stopping()
             self._engine = self._make_engine()
             loaded = await self._engine.load(self._report)
+            ready = Ready(self.name, self._engine, loaded)
+            await ready.prepare()
         except Exception as error:
             failure = self._failure = error if isinstance(error, Failure) else _fault(error)
             self._engine = None
@@ -165,8 +174,8 @@ class LocalModel:
             if not self._closed:
                 log(logging.ERROR, "model cannot be loaded", model=self.name, why=failure.message)
         else:
-            self._ready = Ready(self.name, self._engine, loaded)
-            self._set(v1.MODEL_STATE_READY)
+            self._ready = ready
+            self._set(v1.MODEL_STATE_READY, _remark(loaded))
             log(
                 logging.INFO,
                 "model ready",
@@ -200,6 +209,12 @@ class LocalModel:
         self._on_change()
 
 
+def _remark(loaded: Loaded) -> str:
+    """What is worth knowing of a model that can answer."""
+    why = loaded.one_at_a_time
+    return f"answers one request at a time: {why}" if why else ""
+
+
 def _fault(error: Exception) -> Failure:
     logger.error("a fault of Penstock's own, in loading a model", exc_info=error)
     return Failure(
@@ -210,4 +225,3 @@ def _fault(error: Exception) -> Failure:
 
 def _stopping() -> Failure:
     return Failure(v1.ERROR_REASON_SHUTTING_DOWN, "the server is stopping")
-

@@ -6,12 +6,15 @@ local model cannot do. Which model, and how it computes, is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
+from google.protobuf.json_format import MessageToDict
 from penstock import v1
 
 from penstock_server.errors import Failure, Violation
+from penstock_server.local import images, shaping, thinking, tool_formats
+from penstock_server.local.constraint import Constraint
+from penstock_server.local.conversation import conversation
 from penstock_server.local.engine import Loaded
 from penstock_server.local.job import CONTEXT_FULL, MAX_TOKENS, Finish, Job
 from penstock_server.local.tokenizer import TemplateRefusal, Tokenizer
@@ -22,79 +25,36 @@ UNBOUNDED = 2_048
 # Longer ones are no stop strings but a way to make the server look for them.
 _LONGEST_STOP = 1_000
 
-_ROLES: Mapping[v1.Role.ValueType, str] = {
-    v1.ROLE_SYSTEM: "system",
-    v1.ROLE_USER: "user",
-    v1.ROLE_ASSISTANT: "assistant",
-}
-"""What chat templates call them."""
+_READ = frozenset({"text", "refusal", "tool_call", "tool_result", "image"})
+_DROPPED = frozenset({"thinking", None})  # None: another provider's opaque data
+_READ_IN_RESULTS = frozenset({"text"})
 
-_TEXT_PARTS = frozenset({"text", "refusal"})
-_DROPPED_PARTS = frozenset({"thinking", None})  # None: another provider's opaque data
+_TEMPLATE_OPTION = "chat_template_kwargs"
+"""The one provider option: variables of the model's chat template, by the name that others use."""
 
-
-class _Refusal(NamedTuple):
-    """Something that local models are not asked to do yet, and what to do about it."""
-
-    feature: str
-    asked: Callable[[v1.GenerateRequest], bool]
-    advice: str
-
-
-_REFUSALS: Sequence[_Refusal] = (
-    _Refusal(
-        "tools",
-        lambda request: bool(request.tools),
-        "local models do not call tools yet; leave tools out, or ask a hosted model",
-    ),
-    _Refusal(
-        "tool_choice",
-        lambda request: (
-            request.tool_choice.mode in (v1.ToolChoice.MODE_REQUIRED, v1.ToolChoice.MODE_TOOL)
-        ),
-        "local models do not call tools yet; use MODE_AUTO or MODE_NONE",
-    ),
-    _Refusal(
-        "response_format",
-        lambda request: request.response_format.WhichOneof("format") not in (None, "text"),
-        "local models answer with plain text only so far; ask for JSON in the prompt",
-    ),
-    _Refusal(
-        "thinking",
-        lambda request: (
-            request.thinking.WhichOneof("amount") == "budget_tokens"
-            or request.thinking.effort
-            not in (v1.ThinkingOptions.EFFORT_UNSPECIFIED, v1.ThinkingOptions.EFFORT_NONE)
-        ),
-        "how much a local model thinks cannot be set yet; use EFFORT_NONE, or leave it unset",
-    ),
-    _Refusal(
-        "logprobs",
-        lambda request: request.HasField("logprobs"),
-        "local models do not report log probabilities yet; leave logprobs out",
-    ),
-    _Refusal(
-        "provider_options",
-        lambda request: bool(request.provider_options.fields),
-        "local models take no options besides the contract's own; leave provider_options out",
-    ),
+# Variables of a chat template that are not the caller's to set: what they say has a field, or
+# they are options of the function that renders it.
+_RESERVED = frozenset(
+    {"messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt"}
+    | {"continue_final_message", "tokenize", "padding", "truncation", "max_length"}
+    | {"return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"}
+    | {"sanitize_control_tokens", "bos_token", "eos_token", "unk_token", "pad_token"}
 )
 
 
 def check(request: v1.GenerateRequest) -> None:
     """Refuse what no local model can do: UNSUPPORTED_FEATURE, naming the request's field."""
-    for refusal in _REFUSALS:
-        if refusal.asked(request):
-            raise Failure.unsupported(refusal.feature, refusal.advice)
+    _template_variables(request)
     for index, message in enumerate(request.messages):
         for place, part in enumerate(message.parts):
+            field = f"messages[{index}].parts[{place}]"
             kind = part.WhichOneof("content")
-            if kind not in _TEXT_PARTS and kind not in _DROPPED_PARTS:
-                raise Failure.unsupported(
-                    f"messages[{index}].parts[{place}].{kind}",
-                    f"messages[{index}] has a part of the kind {kind!r}; local models read text "
-                    "only so far: leave it out, or say it in words",
-                )
+            _check_kind(kind, field, _READ)
+            if kind == "image":
+                images.check_url(part.image, f"{field}.image")
+            for inner, piece in enumerate(part.tool_result.parts):
+                where = f"{field}.tool_result.parts[{inner}]"
+                _check_kind(piece.WhichOneof("content"), where, _READ_IN_RESULTS)
     long = [
         Violation(f"sampling.stop[{index}]", f"has {len(stop)} characters; at most {_LONGEST_STOP}")
         for index, stop in enumerate(request.sampling.stop)
@@ -104,66 +64,135 @@ def check(request: v1.GenerateRequest) -> None:
         raise Failure.invalid(long)
 
 
-def make_job(request: v1.GenerateRequest, loaded: Loaded) -> Job:
+def _check_kind(kind: str | None, field: str, read: frozenset[str]) -> None:
+    if kind not in read and kind not in _DROPPED:
+        raise Failure.unsupported(
+            f"{field}.{kind}",
+            f"{field} is of the kind {kind!r}, which local models do not read here: leave it out, "
+            "or say it in words",
+        )
+
+
+def make_job(
+    request: v1.GenerateRequest,
+    loaded: Loaded,
+    deadline: float | None = None,
+    caller: str = "",
+) -> Job:
     """The job for a request that `check` let pass.
 
-    Takes time in proportion to the prompt's length: not for the event loop. Raises
-    INVALID_REQUEST (also where the model's chat template refuses the conversation),
-    UNSUPPORTED_FEATURE (a conversation for a model without a template), CONTEXT_LENGTH_EXCEEDED.
+    Takes time in proportion to the prompt's length and the schemas' size: not for the event
+    loop. ``deadline`` and ``caller`` are handed on to the engine. Raises INVALID_REQUEST (also
+    where the model's chat template refuses the conversation), UNSUPPORTED_FEATURE (what this
+    model cannot do, such as a conversation without a template, or a schema that it cannot be
+    held to), CONTEXT_LENGTH_EXCEEDED.
     """
     _check_logit_bias(request.sampling, loaded.vocabulary)
-    is_chat = loaded.tokenizer.has_chat_template
-    prompt = (_chat if is_chat else _raw)(request, loaded.tokenizer)
-    if not prompt:
-        raise Failure.invalid([Violation("prompt", "has no tokens for this model")])
-    limit, at_limit = _limit(request.sampling, len(prompt), loaded)
+    _check_abilities(request, loaded)
+    tokenizer = loaded.tokenizer
     stop = [*request.sampling.stop, *loaded.stop]
-    # A chat's answer begins a text of its own; a raw one goes on in the middle of its prompt.
-    text = loaded.tokenizer.text_stream(stop, after=() if is_chat else prompt)
-    return Job(prompt, text, request.sampling, limit=limit, at_limit=at_limit, end=loaded.end)
+    pictures: object = None
+    constraint: Constraint | None
+    if tokenizer.has_chat_template:
+        prompt, pictures = _chat(request, loaded)
+        limit, at_limit = _limit(request.sampling, len(prompt), loaded)
+        # A chat's answer begins a text of its own; a raw one goes on in the middle of its prompt.
+        text, constraint = shaping.shape(request, loaded, prompt, stop)
+    else:
+        prompt = _raw(request, tokenizer)
+        limit, at_limit = _limit(request.sampling, len(prompt), loaded)
+        text, constraint = tokenizer.text_stream(stop, prompt), shaping.held(request, loaded)
+    return Job(
+        prompt,
+        text,
+        request.sampling,
+        limit=limit,
+        at_limit=at_limit,
+        end=loaded.end,
+        constraint=constraint,
+        top_logprobs=request.logprobs.top_logprobs if request.HasField("logprobs") else None,
+        name=tokenizer.name,
+        images=pictures,
+        deadline=deadline,
+        caller=caller,
+    )
 
 
-def conversation(request: v1.GenerateRequest) -> list[dict[str, str]]:
-    """The messages as chat templates read them: "role" and "content", text only.
-
-    System messages that open the conversation join ``request.system``, since templates take one.
-    What the model thought before earlier answers is left out, as its makers advise.
-    """
-    opening = [request.system] if request.system else []
-    messages: list[dict[str, str]] = []
-    for message in request.messages:
-        text = "\n".join(_texts(message))
-        if message.role == v1.ROLE_SYSTEM and not messages:
-            opening.append(text)
-        else:
-            messages.append({"role": _ROLES[message.role], "content": text})
-    if request.prompt:
-        messages.append({"role": "user", "content": request.prompt})
-    if opening:
-        messages.insert(0, {"role": "system", "content": "\n\n".join(opening)})
-    return messages
+def _check_abilities(request: v1.GenerateRequest, loaded: Loaded) -> None:
+    """Refuse what this model cannot do, before its prompt is made."""
+    abilities = loaded.abilities
+    thinking.check(request.thinking, abilities.tags)
+    if request.HasField("logprobs") and not loaded.scores:
+        raise Failure.unsupported("logprobs", "this model's engine reports no log probabilities")
+    if shaping.offered(request) and not abilities.has_template:
+        raise Failure.unsupported(
+            "tools",
+            "this model has no chat template, and so calls no tools: leave them out, or use a "
+            "model that was trained for conversations",
+        )
+    if loaded.image_reader is None:
+        for index, message in enumerate(request.messages):
+            for place, part in enumerate(message.parts):
+                if part.HasField("image"):
+                    _check_kind("image", f"messages[{index}].parts[{place}]", frozenset())
 
 
-def _texts(message: v1.Message) -> Iterator[str]:
-    for part in message.parts:
-        kind = part.WhichOneof("content")
-        if kind == "text":
-            yield part.text
-        elif kind == "refusal":
-            yield part.refusal
-
-
-def _chat(request: v1.GenerateRequest, tokenizer: Tokenizer) -> list[int]:
+def _chat(request: v1.GenerateRequest, loaded: Loaded) -> tuple[Sequence[int], object]:
+    """The conversation's token ids, and the pictures in it."""
+    tokenizer, taught = loaded.tokenizer, loaded.abilities.template_format
+    tools = shaping.offered(request)
+    messages = conversation(request, taught, told=() if taught else tools)
     # Templates that know no such variable ignore it.
-    effort = request.thinking.effort
-    variables = {"enable_thinking": False} if effort == v1.ThinkingOptions.EFFORT_NONE else {}
+    variables = thinking.variables(request.thinking, tokenizer.template)
+    if tools and taught:
+        variables["tools"] = [tool_formats.described(tool) for tool in tools]
+    variables |= _template_variables(request)
     try:
-        return tokenizer.encode_chat(conversation(request), **variables)
+        if any(isinstance(message["content"], list) for message in messages):
+            assert loaded.image_reader is not None  # or it was refused
+            prompt, pictures = loaded.image_reader.read(messages, **variables)
+        else:
+            prompt, pictures = tokenizer.encode_chat(messages, **variables), None
     except TemplateRefusal as error:
         field = "messages" if request.messages else "prompt"
         raise Failure.invalid(
             [Violation(field, f"the model's chat template does not take it: {error}")]
         ) from error
+    if not prompt:
+        raise _empty()
+    return prompt, pictures
+
+
+def _template_variables(request: v1.GenerateRequest) -> dict[str, object]:
+    """What the caller sets of the chat template's variables, by ``provider_options``."""
+    options = MessageToDict(request.provider_options)
+    given = options.pop(_TEMPLATE_OPTION, {})
+    if options:
+        raise Failure.unsupported(
+            "provider_options",
+            f"of provider_options, local models take {_TEMPLATE_OPTION} only; leave out "
+            f"{', '.join(sorted(options))}",
+        )
+    field = f"provider_options.{_TEMPLATE_OPTION}"
+    if not isinstance(given, dict):
+        raise Failure.invalid([Violation(field, "must be an object: a value for each variable")])
+    wrong = [
+        Violation(f"{field}.{name}", "is not a variable that a caller may set")
+        for name in given
+        if name in _RESERVED or not name.isidentifier()
+    ]
+    if wrong:
+        raise Failure.invalid(wrong)
+    return {name: _whole(value) for name, value in given.items()}
+
+
+def _whole(value: object) -> object:
+    """Numbers in a Struct are all floating-point; those that are whole were meant so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _empty() -> Failure:
+    return Failure.invalid([Violation("prompt", "has no tokens for this model")])
 
 
 def _raw(request: v1.GenerateRequest, tokenizer: Tokenizer) -> list[int]:
@@ -174,7 +203,10 @@ def _raw(request: v1.GenerateRequest, tokenizer: Tokenizer) -> list[int]:
                 "this model has no chat template: it only continues text. Send the text as "
                 "prompt alone, or use a model that was trained for conversations",
             )
-    return tokenizer.encode(request.prompt)
+    prompt = tokenizer.encode(request.prompt)
+    if not prompt:
+        raise _empty()
+    return prompt
 
 
 def _limit(sampling: v1.Sampling, prompt_tokens: int, loaded: Loaded) -> tuple[int, Finish]:

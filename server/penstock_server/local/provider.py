@@ -16,10 +16,11 @@ from penstock import v1
 
 from penstock_server.errors import Failure
 from penstock_server.local import prompt
+from penstock_server.local.engine import Loaded
 from penstock_server.local.job import Answer, Finish
 from penstock_server.local.model import EngineFactory, LocalModel
+from penstock_server.local.reply import Reply
 from penstock_server.providers import Call, Events, HealthListener, Provider
-from penstock_server.providers.assembler import Assembler
 
 _CAPABILITIES = (v1.CAPABILITY_GENERATE, v1.CAPABILITY_STREAM)
 
@@ -76,7 +77,7 @@ class LocalProvider(Provider):
         with self._naming(model):
             prompt.check(request)  # before a model is loaded for nothing
             async with local.use() as ready:
-                job = await ready.make_job(request)
+                job = await ready.make_job(request, call.deadline)
                 async with (
                     aclosing(ready.engine.generate(job)) as answer,
                     aclosing(self._tell(answer, model, request, call)) as events,
@@ -88,22 +89,15 @@ class LocalProvider(Provider):
         self, answer: Answer, model: str, request: v1.GenerateRequest, call: Call
     ) -> Events:
         """An answer in the contract's events."""
-        assembler = Assembler(f"gen-{uuid.uuid4().hex}", self.full_name(model), call.arrived)
-        yield assembler.started()
+        reply = Reply(f"gen-{uuid.uuid4().hex}", self.full_name(model), call.arrived)
+        yield reply.started()
         finish: Finish | None = None
         async for chunk in answer:
             finish = chunk.finish
-            if chunk.text:
-                for event in assembler.add("text", chunk.text):
-                    yield event
+            for event in reply.add(chunk):
+                yield event
         assert finish is not None  # an answer ends with one, or raises
-        response = assembler.response
-        response.provider_finish_reason = finish.word
-        if finish.stop in request.sampling.stop:  # not one that the model brought itself
-            response.stop_sequence = finish.stop
-        response.timings.queued.FromNanoseconds(int(answer.job.queued * 1e9))
-        usage = v1.Usage(input_tokens=len(answer.job.prompt), output_tokens=answer.job.written)
-        for event in assembler.complete(finish.reason, usage):
+        for event in reply.complete(finish, answer.job, request.sampling.stop):
             yield event
 
     async def list_models(self, call: Call) -> Sequence[v1.Model]:
@@ -154,7 +148,7 @@ class LocalProvider(Provider):
         return v1.Model(
             name=self.full_name(local.name),
             provider=self.name,
-            capabilities=_CAPABILITIES,
+            capabilities=_capabilities(loaded),
             capability_source=v1.CAPABILITY_SOURCE_PROVIDER,
             context_length=loaded.context_length if loaded else 0,
             max_output_tokens=0,  # bounded by context_length only
@@ -186,6 +180,18 @@ class LocalProvider(Provider):
             failure.metadata.setdefault("model", self.full_name(model))
             failure.metadata.setdefault("provider", self.name)
             raise
+
+
+def _capabilities(loaded: Loaded | None) -> Sequence[v1.Capability.ValueType]:
+    """What a model can do, as far as that is known: most of it only once it is in memory."""
+    if loaded is None:
+        return _CAPABILITIES
+    found = [*_CAPABILITIES, *loaded.abilities.capabilities]
+    if loaded.scores:
+        found.append(v1.CAPABILITY_LOGPROBS)
+    if loaded.image_reader is not None:
+        found.append(v1.CAPABILITY_IMAGE_INPUT)
+    return sorted(found)
 
 
 _UNSETTLED = frozenset({v1.MODEL_STATE_UNLOADED, v1.MODEL_STATE_LOADING})

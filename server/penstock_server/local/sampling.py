@@ -42,9 +42,7 @@ class Defaults:
         token is taken, as ``generate()`` does.
         """
         values = {
-            name: value
-            for name in cls.__dataclass_fields__
-            if (value := config(name)) is not None
+            name: value for name in cls.__dataclass_fields__ if (value := config(name)) is not None
         }
         temperature = float(values.pop("temperature", 1.0)) if config("do_sample") else 0.0
         return cls(**{**values, "temperature": temperature})
@@ -105,9 +103,7 @@ class Recipe:
     @property
     def changes_scores(self) -> bool:
         """Whether penalties or biases change the model's scores."""
-        return bool(
-            self.repetition_penalty != 1 or self.presence or self.frequency or self.bias
-        )
+        return bool(self.repetition_penalty != 1 or self.presence or self.frequency or self.bias)
 
     def number(self) -> float:
         """The next of the answer's own random numbers, at least 0 and below 1.

@@ -181,6 +181,11 @@ class TextStream:
         """The stop string that ended the answer."""
         return self._stops.stopped
 
+    @property
+    def hidden(self) -> bool:
+        """Whether what comes now is not to be shown."""
+        return False
+
     def add(self, token: int) -> str:
         """The text that is certain now and was not before; empty after a stop string."""
         if self._stops.stopped is not None:

@@ -15,7 +15,7 @@ from penstock_server.local.job import Job
 from penstock_server.local.sampling import Defaults
 from transformers import PreTrainedModel
 
-from penstock_hf.batch import check_tokens, is_out_of_memory, out_of_memory
+from penstock_hf.batch import check_tokens, is_out_of_memory, out_of_memory, vocabulary
 from penstock_hf.sampling import Draw, draw
 
 
@@ -42,7 +42,7 @@ class OneAtATime:
     def __init__(self, model: PreTrainedModel, defaults: Defaults) -> None:
         self._model = model
         self._defaults = defaults
-        self._vocabulary = model.get_input_embeddings().weight.shape[0]
+        self._vocabulary = vocabulary(model)
         self._takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
         self._job: Job | None = None
         self._kwargs: dict[str, Any] = {}
@@ -99,7 +99,7 @@ class OneAtATime:
         return {}
 
     def _forward(self, job: Job) -> torch.Tensor:
-        model = self._model
+        model: Any = self._model  # torch's types take its methods for tensors
         ids = torch.tensor([job.tokens], device=model.device)
         inputs = model.prepare_inputs_for_generation(
             ids,

@@ -127,11 +127,11 @@ def laid_out(layout: Layout) -> Iterator[None]:
         _step.layout = None
 
 
-class SlotLayer(CacheLayerMixin):
+class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call] # __init_subclass__
     """One layer of the cache that models are given: files new keys and values into slots."""
 
     def __init__(self, index: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._index = index
         self.is_initialized = True
 
@@ -171,11 +171,11 @@ class SlotLayer(CacheLayerMixin):
         return -1
 
 
-class ShapeLayer(CacheLayerMixin):
+class ShapeLayer(CacheLayerMixin):  # type: ignore[no-untyped-call] # __init_subclass__
     """A layer that only looks at what a model would keep in it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.is_initialized = True
         self.shape: Shape | None = None
         self.dtype = torch.float32

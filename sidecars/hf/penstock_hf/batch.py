@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from penstock import v1
 from penstock_server.errors import Failure, Violation
-from penstock_server.local.backend import OutOfMemory, Outcome
+from penstock_server.local.backend import Outcome, OutOfMemory
 from penstock_server.local.job import Job
 from penstock_server.local.sampling import Defaults
 from transformers import PreTrainedModel
@@ -27,7 +27,7 @@ from penstock_hf.slots import NoRoom, Place, Slots
 # Room for so many tokens of an answer is taken at once, so that few answers have to move.
 _HEADROOM = 64
 
-# Query tokens × key tokens of one prompt's part: bounds the memory of its mask.
+# Query tokens times key tokens of one prompt's part: bounds the memory of its mask.
 _LARGEST_MASK = 1 << 25
 
 
@@ -99,7 +99,7 @@ class SlotBatch:
         self._cache = slot_cache(len(slots.shapes))
         self._rows: dict[Job, Row] = {}  # in the order of joining
         self._device = model.device
-        self._vocabulary = model.get_input_embeddings().weight.shape[0]
+        self._vocabulary = vocabulary(model)
         self._query_heads = model.config.get_text_config().num_attention_heads
         forward = inspect.signature(model.forward).parameters
         self._keeps_logits = "logits_to_keep" in forward
@@ -172,7 +172,7 @@ class SlotBatch:
     def _take(self, job: Job, wanted: int) -> Place | None:
         for forgetting in (False, True):
             if forgetting:
-                self.prefixes.shrink(self.slots.limit - self.slots.bytes - self.slots.needed(wanted))
+                self._forget_for(wanted)
             try:
                 return self.slots.take(job, wanted, self.prefixes.bytes)
             except NoRoom:
@@ -202,8 +202,7 @@ class SlotBatch:
                 best, length = other, shared
         if best is not None:
             row.leader, row.shared = best, length
-            self._follow(row)
-            if row.leader is None:
+            if self._follow(row):
                 return
         if entry is not None:
             length = common(entry.tokens, own)
@@ -266,15 +265,17 @@ class SlotBatch:
         try:
             self.slots.extend(row.place, wanted, self.prefixes.bytes)
         except NoRoom:
-            self.prefixes.shrink(self.slots.limit - self.slots.bytes - self.slots.needed(wanted))
+            self._forget_for(wanted)
             self.slots.extend(row.place, wanted, self.prefixes.bytes)
+
+    def _forget_for(self, wanted: int) -> None:
+        """Forget as much as a sequence of so many tokens needs."""
+        self.prefixes.shrink(self.slots.limit - self.slots.bytes - self.slots.needed(wanted))
 
     def _plan(self) -> _Step:
         step = _Step()
         for arena in self.slots.arenas:
-            step.decoding += (
-                self._rows[place.owner] for place in arena.places[: arena.decoding]
-            )
+            step.decoding += (self._rows[place.owner] for place in arena.places[: arena.decoding])
         filling = [
             row for row in self._rows.values() if not row.place.decoding and self._follow(row)
         ]
@@ -367,6 +368,13 @@ def _lay_parts(parts: Sequence[tuple[Row, int]], start: int) -> list[Part]:
         laid.append(Part(row.place, start, start + count, row.place.length))
         start += count
     return laid
+
+
+def vocabulary(model: PreTrainedModel) -> int:
+    """How many tokens the model's embedding knows."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.shape[0]
 
 
 def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:

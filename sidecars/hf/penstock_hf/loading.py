@@ -6,6 +6,7 @@ How a model is run is not known here.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,15 +20,25 @@ from penstock_server.local.command import ModelSpec
 from penstock_server.local.engine import Loaded, Report
 from penstock_server.local.sampling import Defaults
 from penstock_server.local.tokenizer import Tokenizer
+from penstock_server.telemetry import log
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
+
+from penstock_hf.pictures import PictureReader
 
 # The progress hook is the process's, and memory is, too: one model after the other.
 _one_at_a_time = threading.Lock()
@@ -35,10 +46,8 @@ _one_at_a_time = threading.Lock()
 _WEIGHTS_FROM, _WEIGHTS_TO = 0.2, 0.9
 """The part of the progress that reading the weights is."""
 
-# Its annotation knows nothing of output_loading_info.
-_from_pretrained = cast(
-    Callable[..., tuple[PreTrainedModel, Mapping[str, Any]]], AutoModelForCausalLM.from_pretrained
-)
+_FromPretrained = Callable[..., tuple[PreTrainedModel, Mapping[str, Any]]]
+_Auto = type[AutoModelForCausalLM] | type[AutoModelForImageTextToText]
 
 _UNSUPPORTED = v1.ERROR_REASON_UNSUPPORTED_FEATURE
 _UNAVAILABLE = v1.ERROR_REASON_SIDECAR_UNAVAILABLE
@@ -99,17 +108,45 @@ def _load(spec: ModelSpec, report: Report) -> _Model:
     report(0.1, f"{verb} the configuration and the tokenizer")
     config = AutoConfig.from_pretrained(source, **options)
     tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    pictures = _picture_reader(source, config, options)
     report(_WEIGHTS_FROM, f"{verb} the weights")
-    model = _read_weights(source, _dtype(spec.dtype, device, config), device, options, report)
+    auto: _Auto = AutoModelForCausalLM if pictures is None else AutoModelForImageTextToText
+    if spec.attention != "auto":
+        options["attn_implementation"] = spec.attention
+    dtype = _dtype(spec.dtype, device, config)
+    model = _read_weights(auto, source, dtype, device, options, report)
     if model.device != device:
         report(_WEIGHTS_TO, f"moving the weights to {device}")
         model.to(device)  # type: ignore[arg-type]
     generation = model.generation_config
     defaults = Defaults.of(lambda name: getattr(generation, name, None))
-    return model, defaults, _describe(spec, model, tokenizer)
+    return model, defaults, _describe(spec, model, tokenizer, pictures)
+
+
+def _picture_reader(
+    source: str, config: PreTrainedConfig, options: Mapping[str, Any]
+) -> PictureReader | None:
+    """What reads pictures for the model; None where it reads none, or nobody can."""
+    kind = config.model_type
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return None
+    try:
+        processor: object = AutoProcessor.from_pretrained(source, **options)  # type: ignore[no-untyped-call]
+        if isinstance(processor, ProcessorMixin) and processor.chat_template:
+            return PictureReader(processor)
+        why = "its processor has no chat template"
+    except (ImportError, OSError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise Failure(
+            _UNSUPPORTED, f"{source}: it reads pictures, and its processor cannot be used: {why}"
+        )
+    log(logging.WARNING, "served without pictures", source=source, why=why)
+    return None
 
 
 def _read_weights(
+    auto: _Auto,
     source: str,
     dtype: torch.dtype | str,
     device: torch.device,
@@ -119,7 +156,8 @@ def _read_weights(
     # Straight to the device where accelerate is installed, which transformers needs for that.
     direct = device.type != "cpu" and importlib.util.find_spec("accelerate") is not None
     with _progress(report):
-        model, info = _from_pretrained(
+        # Its annotation knows nothing of output_loading_info.
+        model, info = cast(_FromPretrained, auto.from_pretrained)(
             source,
             dtype=dtype,
             device_map={"": device} if direct else None,
@@ -137,7 +175,10 @@ def _read_weights(
 
 
 def _describe(
-    spec: ModelSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    spec: ModelSpec,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pictures: PictureReader | None,
 ) -> Loaded:
     text = model.config.get_text_config()
     generation = model.generation_config
@@ -150,6 +191,7 @@ def _describe(
         # the end that they were taught in their tokenizer.
         end=frozenset({*several(generation.eos_token_id), *several(tokenizer.eos_token_id)}),
         stop=tuple(several(generation.stop_strings)),
+        image_reader=pictures,
         weights_bytes=sum(t.nbytes for t in (*model.parameters(), *model.buffers())),
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
@@ -166,7 +208,9 @@ def _device(name: str) -> torch.device:
 
 def _dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype | str:
     """What ``from_pretrained`` takes for it."""
-    if name != "auto":
+    if name == "fastest" and device.type == "cpu" and _computes_in_bfloat16():
+        return torch.bfloat16
+    if name not in ("auto", "fastest"):
         dtype = getattr(torch, name, None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise Failure(
@@ -177,6 +221,17 @@ def _dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.d
     if device.type == "cpu" and getattr(config, "quantization_config", None) is None:
         return torch.float32  # right everywhere; bfloat16 is slower on many CPUs
     return "auto"
+
+
+def _computes_in_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; emulated, it is many times as slow as float32."""
+    find = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    known = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in _BFLOAT16]
+    return bool(find and find()) and any(look() for look in known if look is not None)
+
+
+_BFLOAT16 = ("avx512_bf16", "amx_tile", "arm_bf16")
+"""What CPUs call it."""
 
 
 class _Counted:

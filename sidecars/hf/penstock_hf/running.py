@@ -35,7 +35,7 @@ def make(
 ) -> tuple[SlotBatch | OneAtATime, int, str]:
     """What runs the model; how many tokens it takes then; and why one at a time (empty: not)."""
     kind = model.device.type
-    if getattr(loaded, "image_reader", None) is not None:
+    if loaded.image_reader is not None:
         reason = "it reads images, too"
         return OneAtATime(model, defaults), loaded.context_length, reason
     try:

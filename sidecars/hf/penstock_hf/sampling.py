@@ -155,9 +155,7 @@ def draw(scores: torch.Tensor, rows: Sequence[Draw]) -> list[Drawn]:
                 drawn[i].failure = failure
     tokens = scores.argmax(-1)
     sampled = [
-        i
-        for i, row in enumerate(rows)
-        if not row.recipe.greedy and drawn[i].failure is None
+        i for i, row in enumerate(rows) if not row.recipe.greedy and drawn[i].failure is None
     ]
     if sampled:
         index = torch.tensor(sampled, device=scores.device)
@@ -174,7 +172,7 @@ def _sample(scores: torch.Tensor, rows: Sequence[Draw]) -> torch.Tensor:
     scores = scores / temperatures[:, None]
     for i, row in enumerate(rows):
         for warp in row.warpers:
-            scores[i] = warp(None, scores[i : i + 1])[0]  # type: ignore[arg-type]
+            scores[i] = warp(None, scores[i : i + 1])[0]
     # In every row's own order, so that its numbers do not depend on who else is there.
     numbers = torch.tensor(
         [row.recipe.number() for row in rows], dtype=torch.float64, device=_doubles(scores)
