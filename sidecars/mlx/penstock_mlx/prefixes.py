@@ -15,13 +15,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mlx_lm.models.cache import KVCache, can_trim_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import (
+    CacheList,
+    KVCache,
+    RotatingKVCache,
+    can_trim_prompt_cache,
+    trim_prompt_cache,
+)
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.int32]
 
 SHORTEST = 16
 """Fewer tokens in common are computed sooner than they are looked for and copied."""
+
+_MOST = 512
+"""Entries: each that begins like a prompt is compared with it."""
 
 
 class Entry:
@@ -73,7 +82,7 @@ class Prefixes:
 
     def keep(self, tokens: Tokens, caches: Sequence[Any]) -> None:
         """Keep a text, where it is of use; those that it goes on from are no longer needed."""
-        if len(tokens) < SHORTEST or not can_trim_prompt_cache(list(caches)):
+        if len(tokens) < SHORTEST or not _can_be_cut(caches):
             return
         for number in self._like(tokens):
             other = self._entries[number].tokens
@@ -91,7 +100,7 @@ class Prefixes:
 
     def shrink(self, most: int) -> None:
         """Forget the least recently used until there are at most so many bytes."""
-        while self._entries and self.bytes > most:
+        while self._entries and (self.bytes > most or len(self._entries) > _MOST):
             self._forget(next(iter(self._entries)))
 
     def _like(self, tokens: Tokens) -> Sequence[int]:
@@ -116,6 +125,17 @@ def common(one: Tokens, other: Tokens) -> int:
 def as_tokens(tokens: Sequence[int]) -> Tokens:
     """In the form that is compared here."""
     return np.asarray(tokens, dtype=np.int32)
+
+
+def _can_be_cut(caches: Sequence[Any]) -> bool:
+    """Whether the caches of a beginning can be made of them.
+
+    Others say so of themselves too (``ChunkedKVCache``), and have forgotten what it would take.
+    """
+    if not all(type(cache) in (KVCache, RotatingKVCache, CacheList) for cache in caches):
+        return False
+    inner = [one for cache in caches if type(cache) is CacheList for one in cache.caches]
+    return can_trim_prompt_cache(list(caches)) and (not inner or _can_be_cut(inner))
 
 
 def _first(cache: KVCache, length: int) -> KVCache:
