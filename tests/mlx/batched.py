@@ -23,7 +23,7 @@ import numpy as np  # noqa: E402
 from penstock import v1  # noqa: E402
 from penstock_mlx.backend import MLXBackend  # noqa: E402
 from penstock_server.errors import Failure  # noqa: E402
-from penstock_server.local.backend import OutOfMemory, Outcome  # noqa: E402
+from penstock_server.local.backend import Outcome, OutOfMemory  # noqa: E402
 from penstock_server.local.command import ModelSpec  # noqa: E402
 from penstock_server.local.engine import Loaded  # noqa: E402
 from penstock_server.local.job import Job, Scores  # noqa: E402

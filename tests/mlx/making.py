@@ -1,6 +1,6 @@
 """A program: writes tiny models with random weights, of architectures with different caches.
 
-    python making.py TOKENIZER DIRECTORY NAME…
+python making.py TOKENIZER DIRECTORY NAME…
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from mlx.nn.layers.base import Module
 from mlx_lm.models.cache import make_prompt_cache
 from penstock import v1
 from penstock_server.errors import Failure
-from penstock_server.local.backend import OutOfMemory, Outcome
+from penstock_server.local.backend import Outcome, OutOfMemory
 from penstock_server.local.job import Job
 from penstock_server.local.sampling import Defaults
 

@@ -41,7 +41,9 @@ class Rows(Protocol):
         ...
 
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """The memory that it takes, room for more included."""
+        ...
 
 
 class SlotRows:

@@ -93,8 +93,11 @@ def _try(model: Module, exact: bool) -> tuple[Callable[[], Rows], str, int, int]
         reason = f"mlx-lm cannot compute several texts of it ({type(error).__name__}: {error})"
         return single, reason, vocabulary, 0
     enough = _ALIKE if exact else _ALIKE_ROUNDED
-    pairs = [(a, b) for one, other in zip(alone, together, strict=True)
-             for a, b in zip(one, other, strict=True)]
+    pairs = [
+        (a, b)
+        for one, other in zip(alone, together, strict=True)
+        for a, b in zip(one, other, strict=True)
+    ]
     if not all(_alike(a, b) >= enough for a, b in pairs):
         return single, "mlx-lm computes something else for several texts of it", vocabulary, 0
     return make_rows, "", vocabulary, token_bytes
