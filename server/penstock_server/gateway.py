@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from penstock_server import network
+from penstock_server.blas import with_openblas
 from penstock_server.config import ConfigError, GatewayConfig
 from penstock_server.provider_settings import NetworkSettings, ProviderSettings, SidecarSettings
 from penstock_server.providers import Provider
@@ -87,7 +88,9 @@ def _sidecar(name: str, settings: SidecarSettings, config: GatewayConfig) -> Pro
     if settings.addresses:
         return SidecarProvider(name, settings.addresses, None, settings.ready_timeout or 5.0)
     address = f"unix:{_private_directory()}/{name}.sock"
-    process = SidecarProcess(name, sidecar_command(settings, address, config), _environment())
+    process = SidecarProcess(
+        name, sidecar_command(settings, address, config), _environment(settings)
+    )
     return SidecarProvider(name, [address], process, settings.ready_timeout or 60.0)
 
 
@@ -116,7 +119,7 @@ def sidecar_command(settings: SidecarSettings, address: str, config: GatewayConf
     return command
 
 
-def _environment() -> dict[str, str]:
+def _environment(settings: SidecarSettings) -> dict[str, str]:
     """A sidecar's environment: ours, without the keys that it has no use for."""
     environment = {
         name: value
@@ -124,7 +127,10 @@ def _environment() -> dict[str, str]:
         if name not in network.KEY_VARIABLES and not name.startswith("PENSTOCK_PROVIDERS")
     }
     # Threads that wait for work must not burn the cores that the gateway needs.
-    return {"OMP_WAIT_POLICY": "PASSIVE", **environment}
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **environment}
+    if settings.engine == "mlx":
+        environment = with_openblas(environment, settings.threads)
+    return environment
 
 
 def _private_directory() -> str:

@@ -7,11 +7,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import mlx.core as mx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from penstock import v1
-from penstock_mlx.sampling import Defaults, Draw, processors
+from penstock_mlx.sampling import Draw, Drawn, draw
 from penstock_server.errors import Failure
+from penstock_server.local.job import Job
+from penstock_server.local.sampling import Defaults
+
+from tests.sidecars.counting import number_text
 
 PROMPT = [3, 1]
 SCORES = [2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -3.0]
@@ -19,21 +24,28 @@ PLAIN = Defaults(temperature=1.0)
 TIMES = 600
 
 
+def job(sampling: v1.Sampling, written: Sequence[int] = (), **options: Any) -> Job:
+    one = Job(PROMPT, number_text(), sampling, limit=99, **options)
+    for token in written:
+        one.accept(token)
+    return one
+
+
+def drawn(scores: Sequence[float], one: Draw) -> Drawn:
+    return draw(np.array([scores], np.float32), [one])[0]
+
+
 def shares(
     sampling: v1.Sampling, written: Sequence[int] = (), defaults: Defaults = PLAIN
 ) -> dict[int, float]:
     """How often each token is taken after `PROMPT` and ``written``; a seed makes it repeat."""
-    seeded = v1.Sampling(seed=11)
-    seeded.MergeFrom(sampling)
-    draw = Draw(seeded, defaults)
-    tokens = mx.array([*PROMPT, *written])
-    rows = mx.array([SCORES] * TIMES)  # one row for each time
-    for change in processors(seeded, defaults, len(PROMPT)):
-        rows = change(tokens, rows)
-    drawn = draw(rows - mx.logsumexp(rows, axis=-1, keepdims=True))
-    draw.check()
-    tokens_drawn: Any = drawn.tolist()
-    return {token: count / TIMES for token, count in Counter(tokens_drawn).items()}
+    rows = []
+    for seed in range(TIMES):
+        seeded = v1.Sampling(seed=seed)
+        seeded.MergeFrom(sampling)
+        rows.append(Draw(job(seeded, written), defaults))
+    tokens = [one.token for one in draw(np.array([SCORES] * TIMES, np.float32), rows)]
+    return {token: count / TIMES for token, count in Counter(tokens).items()}
 
 
 def test_tokens_come_as_often_as_their_probability_says() -> None:
@@ -93,38 +105,74 @@ def test_penalties_make_what_was_written_less_likely() -> None:
 
 
 def test_a_models_defaults_count_where_the_caller_is_silent() -> None:
-    own = Defaults.of({"do_sample": True, "top_k": 2, "temperature": None, "eos_token_id": 2})
-    assert own == Defaults(temperature=1.0, top_k=2)
+    own = Defaults(temperature=1.0, top_k=2)
     assert set(shares(v1.Sampling(), defaults=own)) == {0, 1}
     assert set(shares(v1.Sampling(top_k=8), defaults=own)) > {0, 1}
-    assert Defaults.of({"temperature": 0.6}).temperature == 0.0, "without do_sample, the likeliest"
 
 
 def test_a_seed_is_one_answers_own() -> None:
-    row = mx.zeros((1, 1_000)) - math.log(1_000)
+    flat = [0.0] * 1_000
 
-    def drawn(seed: int | None, times: int = 8) -> list[Any]:
-        draw = Draw(v1.Sampling(seed=seed), PLAIN)
-        return [draw(row).item() for _ in range(times)]
+    def story(seed: int | None, times: int = 8) -> list[int]:
+        one = Draw(job(v1.Sampling(seed=seed)), PLAIN)
+        return [drawn(flat, one).token for _ in range(times)]
 
-    mx.random.seed(1)
-    first = drawn(5)
-    mx.random.seed(2)
-    mx.random.uniform()
-    assert drawn(5) == first
+    first = story(5)
+    assert story(5) == first
     assert len(set(first)) > 4
-    assert drawn(6) != first
-    assert drawn(None) != drawn(None)
+    assert story(6) != first
+    assert story(None) != story(None)
+
+
+def test_a_large_vocabulary_is_cut_as_a_small_one_is() -> None:
+    # More tokens in top_p than are looked at first.
+    random = np.random.default_rng(1)
+    scores = random.normal(size=20_000).astype(np.float32) / 4
+    ordered = np.sort(scores)[::-1]
+    weights = np.exp(ordered)
+    count = int(np.count_nonzero((np.cumsum(weights) - weights) / weights.sum() < 0.5))
+    assert count > 2_000
+    sampling = v1.Sampling(seed=1, top_p=0.5)
+    found = {one.token for one in draws(scores, sampling, 400)}
+    assert min(scores[token] for token in found) >= ordered[count]
+    few = v1.Sampling(seed=1, top_k=3_000)
+    assert min(scores[one.token] for one in draws(scores, few, 400)) >= ordered[2_999]
+
+
+def draws(scores: NDArray[np.float32], sampling: v1.Sampling, times: int) -> list[Drawn]:
+    one = Draw(job(sampling), PLAIN)
+    return [drawn(scores, one) for _ in range(times)]  # type: ignore[arg-type]
+
+
+def test_log_probabilities_are_of_what_the_model_said() -> None:
+    one = Draw(job(v1.Sampling(temperature=0, logit_bias={4: 100.0}), top_logprobs=3), PLAIN)
+    found = drawn(SCORES, one)
+    assert found.scores is not None
+    total = math.log(sum(map(math.exp, SCORES)))
+    assert found.token == 4
+    assert found.scores.logprob == pytest.approx(0.0 - total, abs=1e-6)
+    expected = [(token, pytest.approx(SCORES[token] - total, abs=1e-6)) for token in range(3)]
+    assert list(found.scores.top) == expected
+    none = Draw(job(v1.Sampling(), top_logprobs=0), PLAIN)
+    its = drawn(SCORES, none).scores
+    assert its is not None
+    assert its.top == []
+
+
+def test_a_bias_for_a_token_that_is_none_changes_nothing() -> None:
+    assert set(shares(v1.Sampling(logit_bias={99: 100.0}))) == set(shares(v1.Sampling()))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("nonsense", [math.nan, math.inf])
-def test_scores_that_mean_nothing_are_a_failure(nonsense: float, temperature: float) -> None:
-    draw = Draw(v1.Sampling(), Defaults(temperature=temperature))
-    for scores in ([1.0, 2.0], [1.0, nonsense]):
-        row = mx.array([scores])
-        assert draw(row - mx.logsumexp(row, keepdims=True)).item() in (0, 1)
-    draw.check()
-    with pytest.raises(Failure, match="NaN") as caught:
-        draw.check()
-    assert caught.value.reason == v1.ERROR_REASON_ENGINE_FAILURE
+def test_scores_that_mean_nothing_are_that_rows_failure(
+    nonsense: float, temperature: float
+) -> None:
+    rows = [Draw(job(v1.Sampling()), Defaults(temperature=temperature)) for _ in range(3)]
+    bad = np.array([[1.0, 2.0], [1.0, nonsense], [2.0, 1.0]], np.float32)
+    first, second, third = draw(bad, rows)
+    assert first.failure is third.failure is None
+    assert {first.token, third.token} <= {0, 1}
+    assert isinstance(second.failure, Failure)
+    assert "NaN" in second.failure.message
+    assert second.failure.reason == v1.ERROR_REASON_ENGINE_FAILURE

@@ -44,7 +44,12 @@ def test_it_says_what_mlx_lm_says_unary_and_streamed(
         with client.stream(prompt, **options) as stream:
             pieces = list(stream.text())
         assert penstock.text_of(whole) == "".join(pieces) == expected
-        assert stream.response.usage == whole.usage
+        again = stream.response.usage
+        assert (again.input_tokens, again.output_tokens) == (
+            whole.usage.input_tokens,
+            whole.usage.output_tokens,
+        )
+        assert again.cached_input_tokens >= 16, "all but the last token was computed before"
         assert whole.usage.input_tokens > 5
         assert whole.usage.output_tokens >= len(pieces) > 5
 
@@ -56,6 +61,24 @@ def test_a_quantised_model_too(
     assert said == plainly["quantised"]
     assert said != plainly["whole"]
     assert plain_client.get_model("local/quantised").engine.dtype == "4-bit"
+
+
+def test_many_callers_at_once_get_what_each_gets_alone(
+    plain_client: penstock.Client, plainly: dict[str, list[str]]
+) -> None:
+    odd = [{"temperature": 0.9, "seed": seed, "top_p": 0.9} for seed in range(4)]
+
+    def say(which: int) -> str:
+        if which % 4 == 3:
+            settings = {"max_output_tokens": 20, **odd[which % 16 // 4]}
+            answer = plain_client.generate(PROMPTS[2], model=MODEL, **settings)
+            return penstock.text_of(answer)
+        return greedy(plain_client, PROMPTS[which % 4])
+
+    alone = [say(which) for which in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(say, range(64))) == alone * 4
+    assert [text for which, text in enumerate(alone[:3])] == plainly["whole"]
 
 
 def test_two_models_at_once_and_one_that_comes_back(
@@ -73,6 +96,10 @@ def test_what_is_known_of_a_model(plain_client: penstock.Client) -> None:
     assert model.state == v1.MODEL_STATE_READY
     assert model.context_length == 2_048
     assert (model.engine.device, model.engine.dtype) == ("cpu", "float32")
+    assert model.engine.max_running_requests == 64
+    assert model.engine.weights_bytes > 1_000_000
+    assert model.engine.kv_cache_bytes == 0, "nothing runs"
+    assert 0 < model.engine.prefix_cache_bytes < model.engine.cache_limit_bytes
 
 
 def test_seeds(plain_client: penstock.Client) -> None:
@@ -184,6 +211,11 @@ def test_a_gateway_starts_it(report: Callable[[str], None]) -> None:
             assert answer.usage.output_tokens == 100
             report(f"{100 / (time.monotonic() - started):.0f} tokens/s")
             assert engine(client).dtype == "float32"
+        sidecar = next(line["pid"] for line in process.log if line["message"] == "sidecar started")
+        environ = Path(f"/proc/{sidecar}/environ").read_text().split("\0")
+        if "libopenblas" in Path(f"/proc/{sidecar}/maps").read_text():
+            assert any(one.startswith("LD_PRELOAD=libopenblas") for one in environ)
+            assert "OPENBLAS_NUM_THREADS=1" in environ
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--device", "cuda"), ("--dtype", "int8")])

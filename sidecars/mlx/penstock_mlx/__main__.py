@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from penstock_server.local.batching import BatchEngine
 from penstock_server.local.command import Command, ModelSpec
 from penstock_server.local.engine import Engine
-from penstock_server.local.serial import SerialEngine
 
 from penstock_mlx import runtime
 from penstock_mlx.backend import MLXBackend
@@ -23,7 +23,7 @@ def _make_engine(spec: ModelSpec, name: str, max_waiting: int) -> Engine:
         # Tokenizers need no torch, yet transformers imports it wherever it is installed: seconds
         # of start-up and hundreds of megabytes for nothing. None means "not importable".
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    return SerialEngine(MLXBackend(spec), name, max_waiting=max_waiting)
+    return BatchEngine(MLXBackend(spec), name, max_waiting=max_waiting)
 
 
 COMMAND = Command(

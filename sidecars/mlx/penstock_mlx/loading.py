@@ -19,11 +19,10 @@ from penstock import v1
 from penstock_server.local.checkpoint import Reason, context_length, explain, resolve, several
 from penstock_server.local.command import ModelSpec
 from penstock_server.local.engine import Loaded, Report
+from penstock_server.local.sampling import Defaults
 from penstock_server.local.tokenizer import Tokenizer
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
-
-from penstock_mlx.sampling import Defaults
 
 _WEIGHTS_FROM, _WEIGHTS_TO = 0.2, 0.9
 """The part of the progress that reading the weights is."""
@@ -102,8 +101,9 @@ def _load(spec: ModelSpec, report: Report) -> _Model:
         stop=tuple(several(generation.get("stop_strings"))),
         device="gpu" if device == mx.gpu else "cpu",
         dtype=_dtype(model, config),
+        weights_bytes=sum(array.nbytes for array in _weights(model)),
     )
-    return model, Defaults.of(generation), loaded
+    return model, Defaults.of(generation.get), loaded
 
 
 def _convert(model: Module, dtype: str, device: Any) -> None:

@@ -78,6 +78,7 @@ def use_openblas(threads: int) -> bool:
     for library in _openblas():
         if threads:
             library.openblas_set_num_threads(threads)
+        _keep_to_ourselves()
         return True
     log(
         logging.WARNING,
@@ -85,6 +86,16 @@ def use_openblas(threads: int) -> bool:
         "(Debian: apt install libopenblas0-pthread)",
     )
     return False
+
+
+def _keep_to_ourselves() -> None:
+    """Have programs that mlx starts (a compiler) not begin with our OpenBLAS and its threads."""
+    preloaded = os.environ.get("LD_PRELOAD", "").replace(" ", ":").split(":")
+    others = [library for library in preloaded if library and "openblas" not in library]
+    if others:
+        os.environ["LD_PRELOAD"] = ":".join(others)
+    else:
+        os.environ.pop("LD_PRELOAD", None)
 
 
 def _openblas() -> Iterator[ctypes.CDLL]:

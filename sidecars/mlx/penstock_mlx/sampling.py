@@ -1,171 +1,266 @@
-"""How one answer's tokens are drawn, in the shape of mlx-lm's samplers and logits processors.
+"""How tokens are drawn: one step's scores in, one token for each row out.
 
-What the caller leaves unset is the model's own default (its generation_config). Everything here
-belongs to one answer: no random state and no counts are shared with another. mlx-lm's own
-samplers are not used: they draw from the process's random state, and compile a kernel for each
-new value of top_p or min_p, which takes seconds on a CPU.
+What each row wishes is a `Recipe`; here is the arithmetic. It is numpy's, not mlx's: on a CPU, mlx
+takes ten times as long for an exponential and twenty times as long for a maximum, and numpy reads
+mlx's memory where it is. Nothing that one row draws depends on which others are there.
 """
 
 from __future__ import annotations
 
 import math
-import random
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 from penstock import v1
 from penstock_server.errors import Failure
+from penstock_server.local.job import Job, Scores
+from penstock_server.local.sampling import Defaults, Recipe
 
-Processor = Callable[[mx.array, mx.array], mx.array]
-"""Takes all tokens so far and the scores of the next one; returns other scores."""
+Row = NDArray[np.float32]
+"""One score for each token id."""
+Rows = NDArray[np.float32]
 
-# Colder than this is the likeliest token in all but name, and dividing by it leaves no finite
-# numbers.
-_COLDEST = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """The model's own sampling, for what a caller leaves unset. Neutral values change nothing."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Defaults:
-        """The defaults in a generation_config's content.
-
-        Without ``do_sample`` the likeliest token is taken, as ``generate()`` does.
-        """
-        names = cls.__dataclass_fields__
-        values = {n: config[n] for n in names if config.get(n) is not None}
-        temperature = values.get("temperature", 1.0) if config.get("do_sample") else 0.0
-        return cls(**{**values, "temperature": temperature})
-
-    def or_said(self, sampling: v1.Sampling, name: str) -> float:
-        """What the caller said; the default otherwise."""
-        said: bool = sampling.HasField(name)  # type: ignore[arg-type] # names are its fields
-        return float(getattr(sampling if said else self, name))
-
-
-def processors(sampling: v1.Sampling, defaults: Defaults, prompt_tokens: int) -> list[Processor]:
-    """What changes an answer's scores before a token is drawn, in order.
-
-    ``prompt_tokens`` is how long the prompt is: presence and frequency penalties are for what
-    the answer says, not for what the prompt says.
-    """
-    found: list[Processor] = []
-    repetition = defaults.or_said(sampling, "repetition_penalty")
-    presence, frequency = sampling.presence_penalty, sampling.frequency_penalty
-    if repetition != 1:
-
-        def repeated(tokens: mx.array, logits: mx.array) -> mx.array:
-            less = mx.where(logits < 0, logits * repetition, logits / repetition)
-            return mx.where(_counts(tokens, logits) > 0, less, logits)
-
-        found.append(repeated)
-    if presence or frequency:
-
-        def written(tokens: mx.array, logits: mx.array) -> mx.array:
-            counts = _counts(tokens[prompt_tokens:], logits)
-            return logits - counts * frequency - (counts > 0) * presence
-
-        found.append(written)
-    if sampling.logit_bias:
-        biased = mx.array(list(sampling.logit_bias))
-        biases = mx.array(list(sampling.logit_bias.values()))
-        found.append(lambda _, logits: logits.at[:, biased].add(biases))
-    return found
-
-
-def _counts(tokens: mx.array, logits: mx.array) -> mx.array:
-    """How often each token id occurs."""
-    return mx.zeros(logits.shape[-1]).at[tokens].add(1.0)
+# Sorting a large vocabulary takes many times as long as finding its likeliest tokens, among which
+# nearly always all of top_p is. Where it is not, that row is sorted.
+_LIKELIEST = 1_024
 
 
 class Draw:
-    """Draws one answer's tokens: log probabilities in, token ids out.
+    """One answer's drawing: its recipe, and what its penalties have to remember.
 
-    Without a seed every answer is drawn differently; with one, the same request gives the same
-    answer, in float32 whatever else runs at the same time.
-
-    Example::
-
-        draw = Draw(sampling, defaults)
-        for token, _ in generate_step(prompt, model, sampler=draw):
-            draw.check()
+    A job that has written already, and goes on after it had to wait anew, goes on in its numbers.
     """
 
-    def __init__(self, sampling: v1.Sampling, defaults: Defaults) -> None:
-        self._temperature = defaults.or_said(sampling, "temperature")
-        self._filters = [
-            (narrow, value)
-            for name, (matters, narrow) in _FILTERS.items()
-            if matters(value := defaults.or_said(sampling, name))
-        ]
-        seed = sampling.seed if sampling.HasField("seed") else random.getrandbits(64)
-        self._key = mx.random.key(seed)
-        self._sound: deque[mx.array] = deque()
+    def __init__(self, job: Job, defaults: Defaults) -> None:
+        self.job = job
+        self.recipe = Recipe(job.sampling, defaults)
+        if not self.recipe.greedy:
+            for _ in range(job.written):
+                self.recipe.number()
+        self._number: float | None = None
+        recipe = self.recipe
+        self._penalises = bool(
+            recipe.repetition_penalty != 1 or recipe.presence or recipe.frequency
+        )
+        self._bias: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
+        self._ids: list[int] = []  # of all tokens so far, each once
+        self._known: NDArray[np.bool_] | None = None
+        self._written: NDArray[np.float32] | None = None
+        self._counted = 0
 
-    def __call__(self, logprobs: mx.array) -> mx.array:
-        """The next token of each row."""
-        if self._temperature < _COLDEST:
-            tokens = mx.argmax(logprobs, axis=-1)
+    @property
+    def edits(self) -> bool:
+        """Whether scores are changed before anything is drawn from them."""
+        return self.recipe.changes_scores or self.job.constraint is not None
+
+    @property
+    def filters(self) -> bool:
+        """Whether only the likeliest tokens may be drawn."""
+        recipe = self.recipe
+        return recipe.top_k > 0 or recipe.top_p < 1 or recipe.min_p > 0
+
+    def number(self) -> float:
+        """This token's random number; the same until `drawn`, should a step be tried again."""
+        if self._number is None:
+            self._number = self.recipe.number()
+        return self._number
+
+    def drawn(self) -> None:
+        """A token was drawn: the next one has another number."""
+        self._number = None
+
+    def edit(self, scores: Row) -> None:
+        """Penalties, biases and what the constraint forbids, in place."""
+        if self._penalises:
+            self._penalise(scores)
+        if self.recipe.bias:
+            if self._bias is None:
+                known = {k: b for k, b in self.recipe.bias.items() if k < len(scores)}
+                self._bias = np.array(list(known), np.int64), np.array(list(known.values()), "f4")
+            scores[self._bias[0]] += self._bias[1]
+        if self.job.constraint is not None:
+            allowed = np.zeros((len(scores) + 31) // 32, dtype=np.int32)
+            if self.job.constraint.fill(allowed):
+                bits = np.unpackbits(allowed.view(np.uint8), bitorder="little")
+                may = bits[: len(scores)].view(np.bool_)
+                if not may.any():
+                    raise _no_way_on()
+                scores[~may] = -math.inf
+
+    def _penalise(self, scores: Row) -> None:
+        recipe, job = self.recipe, self.job
+        if self._known is None or self._written is None:
+            self._known = np.zeros(len(scores), np.bool_)
+            self._written = np.zeros(len(scores), np.float32)
+            self._see(self._known, np.unique(np.asarray(job.prompt)).tolist())
+            self._counted = len(job.prompt)
+        for token in job.tokens[self._counted :]:
+            self._written[token] += 1
+            self._see(self._known, [token])
+        self._counted = len(job.tokens)
+        ids = np.array(self._ids, np.int64)
+        its = scores[ids]
+        penalty = recipe.repetition_penalty
+        if penalty != 1:
+            its = np.where(its < 0, its * np.float32(penalty), its / np.float32(penalty))
+        if recipe.presence or recipe.frequency:
+            counts = self._written[ids]
+            its = its - counts * np.float32(recipe.frequency)
+            its -= (counts > 0) * np.float32(recipe.presence)
+        scores[ids] = its
+
+    def _see(self, known: NDArray[np.bool_], tokens: Sequence[int]) -> None:
+        for token in tokens:
+            if not known[token]:
+                known[token] = True
+                self._ids.append(token)
+
+
+@dataclass(slots=True)
+class Drawn:
+    """What came of one row: a token, or why there is none."""
+
+    token: int = 0
+    scores: Scores | None = None
+    failure: Failure | None = None
+
+
+def draw(scores: Rows, rows: Sequence[Draw]) -> list[Drawn]:
+    """Draw each row's next token from its scores, ``[rows, vocabulary]``, which are not changed.
+
+    A row that cannot be drawn from says so in its `Drawn`; the others are not touched.
+    """
+    drawn = [Drawn() for _ in rows]
+    tokens = scores.argmax(-1)
+    highest = np.take_along_axis(scores, tokens[:, None], -1)[:, 0]
+    for i in np.flatnonzero(~np.isfinite(highest)):  # NaN wins every maximum
+        drawn[i].failure = _unsound()
+    raw = scores
+    edited = [i for i, row in enumerate(rows) if row.edits and drawn[i].failure is None]
+    if edited:
+        scores = scores.copy()
+        for i in edited:
+            try:
+                rows[i].edit(scores[i])
+            except Failure as failure:
+                drawn[i].failure = failure
+            except Exception as error:  # such as a constraint's: nobody else's failure
+                drawn[i].failure = _edit_failed(error)
+        tokens[edited] = scores[edited].argmax(-1)
+    sampled = [
+        i for i, row in enumerate(rows) if not row.recipe.greedy and drawn[i].failure is None
+    ]
+    if sampled:
+        tokens[sampled] = _sample(scores[sampled], [rows[i] for i in sampled])
+    for i, row in enumerate(rows):
+        drawn[i].token = int(tokens[i])
+        if drawn[i].failure is None:
+            row.drawn()
+            if row.job.top_logprobs is not None:
+                drawn[i].scores = _report(raw[i], drawn[i].token, row.job.top_logprobs)
+    return drawn
+
+
+def _sample(scores: Rows, rows: Sequence[Draw]) -> list[int]:
+    scores /= np.array([row.recipe.temperature for row in rows], np.float32)[:, None]
+    highest = scores.max(-1)
+    filtered = [i for i, row in enumerate(rows) if row.filters]
+    least = {}
+    if filtered:
+        recipes = [rows[i].recipe for i in filtered]
+        least = dict(zip(filtered, _least(scores[filtered], recipes), strict=True))
+    tokens = []
+    for i, row in enumerate(rows):
+        its = scores[i]
+        if i in least:
+            ids = np.flatnonzero(its >= least[i])
+            place = _find(np.exp(its[ids] - highest[i]), row.number())
+            tokens.append(int(ids[place]))
         else:
-            scores = logprobs.astype(mx.float32) / self._temperature
-            for narrow, value in self._filters:
-                scores = narrow(scores, value)
-            self._key, key = mx.random.split(self._key)
-            tokens = mx.random.categorical(scores, key=key)
-        # NaN anywhere makes all log probabilities NaN, infinity its own.
-        sound = mx.isfinite(mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0])
-        self._sound.append(sound)
-        return mx.where(sound, tokens, 0)  # what meant nothing could be an id that is none
-
-    def check(self) -> None:
-        """Raise ENGINE_FAILURE where the oldest token not yet checked was drawn from nonsense.
-
-        Not done while drawing: the answer's next token is being computed then already, and
-        looking would wait for it.
-        """
-        if not self._sound.popleft().all().item():
-            raise Failure(
-                v1.ERROR_REASON_ENGINE_FAILURE,
-                "the model computed no finite scores (NaN or infinity); its weights may be "
-                "damaged, or its numbers too large for this dtype: try --dtype float32",
-            )
+            tokens.append(_find(np.exp(its - highest[i]), row.number()))
+    return tokens
 
 
-def _top_k(scores: mx.array, top_k: float) -> mx.array:
-    count = min(int(top_k), scores.shape[-1])
-    return _from(scores, mx.topk(scores, count, axis=-1).min(axis=-1, keepdims=True))
+def _find(weights: Row, number: float) -> int:
+    """By inverse CDF: the first place whose cumulated share is beyond the number's.
+
+    A token of weight 0 is never found, since the value before it is as large; some token always
+    is, since a number is below 1. Summed up in double precision: single loses unlikely tokens.
+    """
+    reached = np.cumsum(weights, dtype=np.float64)
+    return int(np.searchsorted(reached, number * reached[-1], side="right"))
 
 
-def _top_p(scores: mx.array, top_p: float) -> mx.array:
-    ordered = mx.sort(scores, axis=-1)
-    reached = mx.cumsum(mx.softmax(ordered, axis=-1), axis=-1)
-    # From the unlikeliest up: small numbers are summed before large ones. One is always kept.
-    left_out = (reached <= 1 - top_p)[..., :-1].sum(axis=-1, keepdims=True)
-    return _from(scores, mx.take_along_axis(ordered, left_out, axis=-1))
+def _least(scores: Rows, recipes: Sequence[Recipe]) -> Row:
+    """The lowest score of each row that may still be drawn, by top_k, top_p and min_p."""
+    highest = scores.max(-1, keepdims=True)
+    vocabulary = scores.shape[-1]
+    most = min(vocabulary, max(_LIKELIEST, *(recipe.top_k for recipe in recipes)))
+    total = np.exp(scores - highest).sum(-1)
+    ordered = _likeliest(scores, most)
+    if most < vocabulary:
+        reached = np.exp(ordered - highest).sum(-1)
+        for recipe, share in zip(recipes, reached / total, strict=True):
+            if share < recipe.top_p and not recipe.top_k:
+                ordered = _likeliest(scores, vocabulary)
+                break
+    least = np.empty(len(recipes), np.float32)
+    for i, recipe in enumerate(recipes):
+        # top_p is a share of what top_k has left.
+        kept = ordered[i, : recipe.top_k or None]
+        if recipe.top_p < 1:
+            weights = np.exp(kept - highest[i])
+            whole = weights.sum() if recipe.top_k else total[i]
+            before = np.cumsum(weights) - weights
+            kept = kept[: max(1, np.count_nonzero(before < recipe.top_p * whole))]
+        least[i] = kept[-1]
+        if recipe.min_p > 0:
+            least[i] = max(least[i], min(kept[0], kept[0] + math.log(recipe.min_p)))
+    return least
 
 
-def _min_p(scores: mx.array, min_p: float) -> mx.array:
-    return _from(scores, scores.max(axis=-1, keepdims=True) + math.log(min_p))
+def _likeliest(scores: Rows, count: int) -> Rows:
+    """Each row's highest scores, in descending order."""
+    vocabulary = scores.shape[-1]
+    found = scores
+    if count < vocabulary:
+        found = np.partition(scores, vocabulary - count, axis=-1)[:, vocabulary - count :]
+    return np.sort(found, axis=-1)[:, ::-1]
 
 
-def _from(scores: mx.array, least: mx.array) -> mx.array:
-    return mx.where(scores < least, -math.inf, scores)
+def _report(raw: Row, token: int, top: int) -> Scores:
+    """Log probabilities, by the model's own scores: before penalties, masks and temperature."""
+    highest = float(raw.max())
+    total = highest + math.log(np.exp(raw - highest).sum(dtype=np.float64))
+    count = min(top, len(raw))
+    ids = np.argpartition(raw, len(raw) - count)[len(raw) - count :] if count else []
+    ordered = sorted(((int(i), float(raw[i]) - total) for i in ids), key=lambda one: -one[1])
+    return Scores(float(raw[token]) - total, ordered)
 
 
-_FILTERS: Mapping[str, tuple[Callable[[float], bool], Callable[[mx.array, float], mx.array]]] = {
-    "top_k": (lambda value: value > 0, _top_k),
-    "top_p": (lambda value: value < 1, _top_p),
-    "min_p": (lambda value: value > 0, _min_p),
-}
-"""What narrows the choice: where it does anything, and how. In transformers' order."""
+def _unsound() -> Failure:
+    return Failure(
+        v1.ERROR_REASON_ENGINE_FAILURE,
+        "the model computed no finite scores (NaN or infinity); its weights may be "
+        "damaged, or its numbers too large for this dtype: try --dtype float32",
+    )
+
+
+def _no_way_on() -> Failure:
+    return Failure(
+        v1.ERROR_REASON_ENGINE_FAILURE,
+        "the answer's form allows no further token; ask again, and report the schema if it "
+        "happens again",
+    )
+
+
+def _edit_failed(error: Exception) -> Failure:
+    return Failure(
+        v1.ERROR_REASON_ENGINE_FAILURE,
+        f"the engine failed at this answer: {type(error).__name__}: {error}",
+    )
+
+
+__all__ = ["Draw", "Drawn", "draw"]
