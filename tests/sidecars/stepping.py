@@ -171,9 +171,7 @@ class Course:
         for outcome in self.backend.step():
             self._take(outcome)
         figured = figures(self.backend)
-        self.most_bytes = max(
-            self.most_bytes, figured.kv_cache_bytes + figured.prefix_cache_bytes
-        )
+        self.most_bytes = max(self.most_bytes, figured.kv_cache_bytes + figured.prefix_cache_bytes)
         self.step += 1
 
     def _goes(self, run: Run) -> bool:

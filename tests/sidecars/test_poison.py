@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -214,7 +214,9 @@ CASES = {
     ),
     "a negative token": Case(Wish([5, -1, 6], 60), "INVALID_REQUEST: prompt: has the token -1"),
     "no numbers from a prompt": Case(
-        poisoned(), "ENGINE_FAILURE: the model computed no finite scores (NaN or infinity)", no_numbers
+        poisoned(),
+        "ENGINE_FAILURE: the model computed no finite scores (NaN or infinity)",
+        no_numbers,
     ),
     "no numbers from the middle of a long prompt": Case(
         Wish([*clean(60, 7), POISON, *clean(80, 8)], 60),
@@ -248,9 +250,7 @@ CASES = {
         after=3,
     ),
     "a constraint that raises at what was drawn": Case(
-        Wish(
-            clean(9, 7), 60, constraint=partial(Held, raises(ZeroDivisionError("bug")), "accept")
-        ),
+        Wish(clean(9, 7), 60, constraint=partial(Held, raises(ZeroDivisionError("bug")), "accept")),
         "ENGINE_FAILURE: the engine failed at this answer: ZeroDivisionError: bug",
         after=3,
     ),

@@ -57,7 +57,8 @@ class Admission:
         refused: Answer | None = None
         if self._length >= self._most:
             others = [queue for queue in self._queues.values() if not _begun(queue[-1])]
-            greediest = max(others, key=len, default=deque[Answer]())
+            nobody: deque[Answer] = deque()
+            greediest = max(others, key=len, default=nobody)
             if len(greediest) <= len(self._queues.get(caller, ())) + 1:
                 return answer
             refused = greediest[-1]
