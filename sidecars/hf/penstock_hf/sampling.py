@@ -45,7 +45,7 @@ _WARPERS: Mapping[str, _Warper] = {
 """What narrows the choice: where it does anything, and how; in the order of transformers."""
 
 _USUAL = frozenset({"top_k", "top_p", "min_p"})
-"""Those of many answers at once are computed here; beside others, in their order, by transformers."""
+"""Those are computed for many answers at once; beside others, in their order, by transformers."""
 
 
 class Draw:
