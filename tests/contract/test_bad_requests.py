@@ -166,8 +166,8 @@ BAD: dict[str, tuple[bytes, str, str, str]] = {
         "CONTEXT_LENGTH_EXCEEDED",
         "",
     ),
-    "tools for a model without": (
-        _with(tools=[{"name": "f"}]),
+    "a sound for a model that reads": (
+        _talk(_user({"audio": {"data": "UklGRg==", "media_type": "audio/wav"}})),
         "FAILED_PRECONDITION",
         "UNSUPPORTED_FEATURE",
         "",
