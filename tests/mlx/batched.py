@@ -191,12 +191,12 @@ def seeds(bench: Bench) -> None:
     """Who else is there makes no difference to what is drawn."""
     forget(bench)
     alone = []
-    for which, sampling in enumerate(SEEDED * 2):
+    for which, sampling in enumerate([*SEEDED, *SEEDED]):
         job = bench.job(bench.prompts[which], sampling)
         bench.run([job])
         alone.append(answer(job))
     for every in (0, 3):
-        jobs = [bench.job(bench.prompts[w], s) for w, s in enumerate(SEEDED * 2)]
+        jobs = [bench.job(bench.prompts[w], s) for w, s in enumerate([*SEEDED, *SEEDED])]
         bench.run(jobs, every)
         assert [answer(job) for job in jobs] == alone
     assert alone[0] != bench.plainly(0)

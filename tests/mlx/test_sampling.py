@@ -139,7 +139,7 @@ def test_a_large_vocabulary_is_cut_as_a_small_one_is() -> None:
     assert min(scores[one.token] for one in draws(scores, few, 400)) >= ordered[2_999]
 
 
-def draws(scores: NDArray[np.float32], sampling: v1.Sampling, times: int) -> list[Drawn]:
+def draws(scores: NDArray[np.floating[Any]], sampling: v1.Sampling, times: int) -> list[Drawn]:
     one = Draw(job(sampling), PLAIN)
     return [drawn(scores, one) for _ in range(times)]  # type: ignore[arg-type]
 
@@ -151,7 +151,9 @@ def test_log_probabilities_are_of_what_the_model_said() -> None:
     total = math.log(sum(map(math.exp, SCORES)))
     assert found.token == 4
     assert found.scores.logprob == pytest.approx(0.0 - total, abs=1e-6)
-    expected = [(token, pytest.approx(SCORES[token] - total, abs=1e-6)) for token in range(3)]
+    expected: list[Any] = [
+        (token, pytest.approx(SCORES[token] - total, abs=1e-6)) for token in range(3)
+    ]
     assert list(found.scores.top) == expected
     none = Draw(job(v1.Sampling(), top_logprobs=0), PLAIN)
     its = drawn(SCORES, none).scores

@@ -66,11 +66,13 @@ def test_a_quantised_model_too(
 def test_many_callers_at_once_get_what_each_gets_alone(
     plain_client: penstock.Client, plainly: dict[str, list[str]]
 ) -> None:
-    odd = [{"temperature": 0.9, "seed": seed, "top_p": 0.9} for seed in range(4)]
+    odd: list[dict[str, Any]] = [
+        {"temperature": 0.9, "seed": seed, "top_p": 0.9} for seed in range(4)
+    ]
 
     def say(which: int) -> str:
         if which % 4 == 3:
-            settings = {"max_output_tokens": 20, **odd[which % 16 // 4]}
+            settings: dict[str, Any] = {"max_output_tokens": 20, **odd[which % 16 // 4]}
             answer = plain_client.generate(PROMPTS[2], model=MODEL, **settings)
             return penstock.text_of(answer)
         return greedy(plain_client, PROMPTS[which % 4])

@@ -48,7 +48,9 @@ async def running(
     directory: Path, max_waiting: int = 1_000, **settings: Any
 ) -> AsyncIterator[tuple[BatchEngine, HFBackend]]:
     """An engine that has loaded a model, on one thread of the CPU."""
-    backend = HFBackend(ModelSpec(str(directory), **{"device": "cpu", "threads": 1} | settings))
+    settings.setdefault("device", "cpu")
+    settings.setdefault("threads", 1)
+    backend = HFBackend(ModelSpec(str(directory), **settings))
     engine = BatchEngine(backend, "random", max_waiting=max_waiting)
     try:
         async with asyncio.timeout(PATIENCE):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from penstock import v1
 from penstock_hf.backend import HFBackend
+from penstock_server.local.backend import written
 from penstock_server.local.command import ModelSpec
 from penstock_server.local.job import Job
 from transformers import AutoModelForCausalLM
@@ -22,14 +23,8 @@ TOKENS = 24
 
 def continued(backend: HFBackend, sampling: v1.Sampling, limit: int = TOKENS) -> list[int]:
     """The tokens that a backend writes after `PROMPT`."""
-    tokens: list[int] = []
-
-    def emit(token: int) -> bool:
-        tokens.append(token)
-        return len(tokens) >= limit or token == END
-
-    backend.decode(Job(PROMPT, number_text(), sampling, limit=limit), emit)
-    return tokens
+    job = Job(PROMPT, number_text(), sampling, limit=limit, end={END})
+    return [outcome.token or 0 for outcome in written(backend, job, limit)]
 
 
 @pytest.mark.parametrize("architecture", random_models.ARCHITECTURES)

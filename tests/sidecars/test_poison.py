@@ -22,9 +22,11 @@ from penstock_server.errors import Failure
 from penstock_server.local.batching import BatchEngine
 from penstock_server.local.command import ModelSpec
 from penstock_server.local.provider import LocalProvider
+from penstock_server.local.sampling import Recipe
 
 from tests.sidecars import random_models
 from tests.sidecars.asking import ask, quiet, running
+from tests.sidecars.counting import MadeHere
 from tests.sidecars.stepping import (
     Course,
     Run,
@@ -56,8 +58,10 @@ def innocent(number: int) -> Wish:
     """Prompts of several lengths, drawn greedily and at random in turn."""
     length = [3, 10, 17, 40, 70, 64, 25, 90][number]
     prompt = clean(length, 40 + number)
-    settings = {"temperature": 0.9, "seed": number, "top_p": 0.9} if number % 2 else {}
-    sampling = v1.Sampling(**{"temperature": 0.0} | settings, logit_bias=_INNOCENT)
+    settings: dict[str, Any] = {"temperature": 0.0}
+    if number % 2:
+        settings = {"temperature": 0.9, "seed": number, "top_p": 0.9}
+    sampling = v1.Sampling(**settings, logit_bias=_INNOCENT)
     return Wish(prompt, 20 + 2 * number, sampling, caller=f"caller {number}")
 
 
@@ -105,7 +109,8 @@ def nothing(backend: HFBackend) -> Iterator[None]:
 @contextmanager
 def no_numbers(backend: HFBackend) -> Iterator[None]:
     """The embedding of one token is damaged."""
-    weight = model_of(backend).get_input_embeddings().weight.data
+    embeddings: Any = model_of(backend).get_input_embeddings()
+    weight = embeddings.weight.data
     kept = weight[POISON].clone()
     weight[POISON] = math.nan
     yield
@@ -429,7 +434,7 @@ def test_a_failure_at_joining_leaves_nothing_behind(
         raise ZeroDivisionError("bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(hf_sampling.Recipe, "__init__", broken)
+        patch.setattr(Recipe, "__init__", broken)
         with pytest.raises(ZeroDivisionError):
             backend.join(INNOCENT[0].job())
     assert settle(backend)["kv_cache_bytes"] == 0
@@ -456,7 +461,7 @@ class Damaged:
         random_models.save(directory, "llama", vocab_size=self.vocabulary)
         spec = ModelSpec(str(directory), device="cpu", threads=1)
         self.provider = LocalProvider(
-            "local", {"tiny": lambda: BatchEngine(HFBackend(spec), "tiny")}, ["tiny"]
+            "local", {"tiny": MadeHere(lambda *_: BatchEngine(HFBackend(spec), "tiny"))}, ["tiny"]
         )
 
 

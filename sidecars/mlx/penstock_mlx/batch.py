@@ -258,7 +258,7 @@ class Batch:
         for text in self._running:
             text.done += 1
         scores = self._model(tokens, cache=self._rows.caches)[:, -1, :].astype(mx.float32)
-        mx.async_eval(scores)
+        mx.async_eval(scores)  # type: ignore[no-untyped-call]
         self._scores = scores
 
     def _prompts(self, outcomes: list[Outcome]) -> OutOfMemory | None:
@@ -293,7 +293,7 @@ class Batch:
             if self._scores is None:
                 mx.eval(states)  # nobody's token is on its way: look up after each part
             else:
-                mx.async_eval(states)
+                mx.async_eval(states)  # type: ignore[no-untyped-call]
             text.done += count
         if text.suspect and not text.left:
             mx.eval(self._model(mx.array([[text.tokens[-1]]]), cache=copy.deepcopy(text.caches)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +136,7 @@ def draw(scores: Rows, rows: Sequence[Draw]) -> list[Drawn]:
     drawn = [Drawn() for _ in rows]
     tokens = scores.argmax(-1)
     highest = np.take_along_axis(scores, tokens[:, None], -1)[:, 0]
-    for i in np.flatnonzero(~np.isfinite(highest)):  # NaN wins every maximum
+    for i in map(int, np.flatnonzero(~np.isfinite(highest))):  # NaN wins every maximum
         drawn[i].failure = _unsound()
     raw = scores
     edited = [i for i, row in enumerate(rows) if row.edits and drawn[i].failure is None]
@@ -235,7 +236,7 @@ def _report(raw: Row, token: int, top: int) -> Scores:
     highest = float(raw.max())
     total = highest + math.log(np.exp(raw - highest).sum(dtype=np.float64))
     count = min(top, len(raw))
-    ids = np.argpartition(raw, len(raw) - count)[len(raw) - count :] if count else []
+    ids: Any = np.argpartition(raw, len(raw) - count)[len(raw) - count :] if count else []
     ordered = sorted(((int(i), float(raw[i]) - total) for i in ids), key=lambda one: -one[1])
     return Scores(float(raw[token]) - total, ordered)
 
