@@ -49,7 +49,9 @@ def test_it_says_what_mlx_lm_says_unary_and_streamed(
             whole.usage.input_tokens,
             whole.usage.output_tokens,
         )
-        assert again.cached_input_tokens >= 16, "all but the last token was computed before"
+        # All but the last token was computed before; so few as 16 are not looked for.
+        cached = again.input_tokens - 1
+        assert again.cached_input_tokens == (cached if cached >= 16 else 0)
         assert whole.usage.input_tokens > 5
         assert whole.usage.output_tokens >= len(pieces) > 5
 

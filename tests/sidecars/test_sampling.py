@@ -1,178 +1,236 @@
-"""How tokens are drawn: each setting moves the distribution the way its name says."""
+"""How tokens are drawn: as transformers would, each row by itself, and by its own numbers."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from penstock import v1
-from penstock_hf.backend import HFBackend
-from penstock_hf.sampling import Defaults, processors
-from penstock_server.errors import Failure
-from penstock_server.local.command import ModelSpec
+from penstock_hf.sampling import Draw, draw
 from penstock_server.local.job import Job
-from transformers import GenerationConfig
+from penstock_server.local.sampling import Defaults
+from transformers.generation.logits_process import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    LogitsProcessor,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
 
-from tests.sidecars import random_models
 from tests.sidecars.counting import number_text
 
-PROMPT = [3, 1]
-SCORES = [2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -3.0]
-PLAIN = Defaults(temperature=1.0)
+VOCABULARY = 60
+DRAWS = 4_000
+PLAIN = Defaults()
+SCORES = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(3)) * 2
 
 
-def drawer(
-    sampling: v1.Sampling,
-    defaults: Defaults = PLAIN,
-    written: Sequence[int] = (),
-    scores: Sequence[float] = SCORES,
-) -> Callable[[], int]:
-    """Draws the token after `PROMPT` and ``written``, again and again."""
-    chain = processors(sampling, defaults, len(PROMPT), torch.device("cpu"))
-    ids, row = torch.LongTensor([[*PROMPT, *written]]), torch.FloatTensor([scores])
-    return lambda: int(chain(ids, row.clone()).argmax())
+def row(defaults: Defaults = PLAIN, prompt: Sequence[int] = (1,), **sampling: Any) -> Draw:
+    bias = sampling.pop("logit_bias", {})
+    job = Job(prompt, number_text(), v1.Sampling(**sampling, logit_bias=bias), limit=10_000)
+    return Draw(job, defaults)
 
 
-def shares(sampling: v1.Sampling, times: int = 600, **options: Any) -> dict[int, float]:
-    """How often each token is taken; always the same, since a seed is set."""
-    seeded = v1.Sampling(seed=11)
-    seeded.MergeFrom(sampling)
-    draw = drawer(seeded, **options)
-    return {token: count / times for token, count in Counter(draw() for _ in range(times)).items()}
+def tokens(scores: torch.Tensor, one: Draw, count: int) -> list[int]:
+    """So many tokens of one row, from the same scores each time."""
+    found = []
+    for _ in range(count):
+        [drawn] = draw(scores[None].clone(), [one])
+        assert drawn.failure is None
+        found.append(drawn.token)
+        one.job.accept(drawn.token)
+    return found
 
 
-def test_tokens_come_as_often_as_their_probability_says() -> None:
-    expected = torch.tensor(SCORES).softmax(0).tolist()
-    found = shares(v1.Sampling())
-    for token, probability in enumerate(expected):
-        allowed = 4 * math.sqrt(probability / 600)  # four standard deviations
-        assert found.get(token, 0.0) == pytest.approx(probability, abs=allowed)
+def shares(scores: torch.Tensor, *warpers: LogitsProcessor) -> torch.Tensor:
+    """The probabilities that transformers would draw by."""
+    ids = torch.tensor([[1]])
+    warped = scores[None].clone()
+    for warp in warpers:
+        warped = warp(ids, warped)
+    return warped[0].double().softmax(-1)
 
 
-def test_temperature() -> None:
-    assert set(shares(v1.Sampling(temperature=0), 20)) == {0}
-    assert set(shares(v1.Sampling(temperature=1e-9), 20)) == {0}
-    cold, hot = (shares(v1.Sampling(temperature=t))[0] for t in (0.3, 2.0))
-    assert cold > 0.7 > 0.4 > hot
+CASES: dict[str, tuple[dict[str, Any], Defaults, list[Any]]] = {
+    "everything": ({"temperature": 1}, PLAIN, []),
+    "hot": ({"temperature": 1.7}, PLAIN, [TemperatureLogitsWarper(1.7)]),
+    "top_k": ({"temperature": 1, "top_k": 5}, PLAIN, [TopKLogitsWarper(5)]),
+    "top_p": ({"temperature": 1, "top_p": 0.8}, PLAIN, [TopPLogitsWarper(0.8)]),
+    "min_p": ({"temperature": 1, "min_p": 0.1}, PLAIN, [MinPLogitsWarper(0.1)]),
+    "all three": (
+        {"temperature": 1.3, "top_k": 12, "top_p": 0.9, "min_p": 0.05},
+        PLAIN,
+        [
+            TemperatureLogitsWarper(1.3),
+            TopKLogitsWarper(12),
+            TopPLogitsWarper(0.9),
+            MinPLogitsWarper(0.05),
+        ],
+    ),
+    "the model's own": (
+        {},
+        Defaults(temperature=0.8, top_k=7),
+        [TemperatureLogitsWarper(0.8), TopKLogitsWarper(7)],
+    ),
+    "typical": ({"temperature": 1}, Defaults(typical_p=0.6), [TypicalLogitsWarper(0.6)]),
+    "epsilon": ({"temperature": 1}, Defaults(epsilon_cutoff=0.02), [EpsilonLogitsWarper(0.02)]),
+    "eta": ({"temperature": 1}, Defaults(eta_cutoff=0.02), [EtaLogitsWarper(0.02)]),
+    "typical of what top_k left": (
+        {"temperature": 1, "top_k": 10},
+        Defaults(typical_p=0.6),
+        [TopKLogitsWarper(10), TypicalLogitsWarper(0.6)],
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("sampling", "possible"),
-    [
-        (v1.Sampling(top_k=1), {0}),
-        (v1.Sampling(top_k=3), {0, 1, 2}),
-        (v1.Sampling(top_k=1_000), set(range(8))),
-        (v1.Sampling(top_p=0.4), {0}),  # which has 0.405 by itself
-        (v1.Sampling(top_p=0.5), {0, 1}),
-        (v1.Sampling(top_p=1e-9), {0}),
-        (v1.Sampling(min_p=0.5), {0, 1}),  # e^-0.5 = 0.61 of the likeliest, e^-1 = 0.37
-        (v1.Sampling(min_p=1), {0}),
-        (v1.Sampling(logit_bias={7: 100}), {7}),
-        (v1.Sampling(logit_bias={0: -100, 1: -100}), set(range(2, 8))),
-    ],
-)
-def test_what_can_be_drawn(sampling: v1.Sampling, possible: set[int]) -> None:
-    found = set(shares(sampling))
-    assert found <= possible
-    assert found | {7} == possible | {7}  # token 7 is rare
+@pytest.mark.parametrize("name", CASES)
+def test_the_distribution_is_that_of_transformers(name: str) -> None:
+    sampling, defaults, warpers = CASES[name]
+    expected = shares(SCORES, *warpers)
+    found = tokens(SCORES, row(defaults, seed=11, **sampling), DRAWS)
+    counts = torch.bincount(torch.tensor(found), minlength=VOCABULARY).double()
+    assert not counts[expected == 0].any(), "a token was drawn that is not to be had"
+    likely = expected * DRAWS >= 5
+    difference = counts[likely] - expected[likely] * DRAWS
+    chi_square = float((difference**2 / (expected[likely] * DRAWS)).sum())
+    freedom = max(1, int(likely.sum()) - 1)
+    # Five standard deviations: with this seed it holds or it does not.
+    assert chi_square < freedom + 5 * math.sqrt(2 * freedom) + 5
 
 
-def test_penalties_make_what_was_written_less_likely() -> None:
-    written = [0, 0, 1]
-    plain = shares(v1.Sampling(), written=written)
-    presence = shares(v1.Sampling(presence_penalty=1.0), written=written)
-    frequency = shares(v1.Sampling(frequency_penalty=1.0), written=written)
-    assert presence[0] < plain[0]
-    assert presence[1] < plain[1]
-    assert presence[2] > plain[2]
-    assert frequency[0] < presence[0]  # written twice
-    # The prompt's own tokens (3 and 1) are no one's penalty but the repetition penalty's.
-    assert shares(v1.Sampling(presence_penalty=2.0)) == shares(v1.Sampling())
-    repetition = shares(v1.Sampling(repetition_penalty=2.0))
-    assert repetition[1] < plain[1]
-    assert repetition[0] > plain[0]
-    assert shares(v1.Sampling(frequency_penalty=-2.0), written=written)[0] > plain[0]
+def test_greedy_is_the_likeliest_and_uses_no_numbers() -> None:
+    assert set(tokens(SCORES, row(temperature=0), 5)) == {int(SCORES.argmax())}
+    assert set(tokens(SCORES, row(), 5)) == {int(SCORES.argmax())}  # the default of a plain model
 
 
-def test_penalties_count_across_steps() -> None:
-    sampling = v1.Sampling(temperature=0, frequency_penalty=1.0)
-    chain = processors(sampling, PLAIN, len(PROMPT), torch.device("cpu"))
-    tokens = list(PROMPT)
-    for _ in range(6):
-        left = chain(torch.LongTensor([tokens]), torch.FloatTensor([[2.1, 1.5, 1.05, 0.5]]))
-        tokens.append(int(left.argmax()))
-    # 2.1 → 1.1, so that 1.5 is next → 0.5, then 1.1 → 0.1, then 1.05 → 0.05, …
-    assert tokens[len(PROMPT) :] == [0, 1, 0, 2, 1, 3]
+def test_a_rows_draws_do_not_depend_on_who_is_beside_it() -> None:
+    def one() -> Draw:
+        return row(seed=5, temperature=1, top_p=0.95)
+
+    alone = tokens(SCORES, one(), 50)
+    for others in (4, 15):
+        mine = one()
+        beside = [row(seed=n, temperature=0.5 + n / 10, top_k=3 * n) for n in range(1, others + 1)]
+        together = []
+        for _ in range(50):
+            drawn = draw(SCORES.repeat(others + 1, 1), [*beside[:2], mine, *beside[2:]])
+            together.append(drawn[2].token)
+            for one_of_them, its in zip([*beside[:2], mine, *beside[2:]], drawn, strict=True):
+                one_of_them.job.accept(its.token)
+        assert together == alone
+    assert tokens(SCORES, row(seed=6, temperature=1, top_p=0.95), 50) != alone
 
 
-def test_seeds() -> None:
-    def sequence(seed: int | None) -> list[int]:
-        draw = drawer(v1.Sampling(seed=seed))
-        return [draw() for _ in range(40)]
-
-    assert sequence(5) == sequence(5)
-    assert sequence(5) != sequence(6)
-    assert sequence(None) != sequence(None)
-    before = torch.random.get_rng_state()
-    sequence(None)
-    assert torch.equal(before, torch.random.get_rng_state()), "the global state was touched"
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_scores_that_mean_nothing_are_a_failure(bad: float, temperature: float) -> None:
-    with pytest.raises(Failure) as caught:
-        drawer(v1.Sampling(temperature=temperature), scores=[1.0, bad, 0.0])()
-    assert caught.value.reason == v1.ERROR_REASON_ENGINE_FAILURE
-    with pytest.raises(Failure):
-        drawer(v1.Sampling(temperature=temperature), scores=[-math.inf, -math.inf])()
+def test_penalties_and_biases_change_scores_as_defined() -> None:
+    prompt = [3, 4, 4]
+    one = row(
+        prompt=prompt,
+        temperature=0,
+        repetition_penalty=1.5,
+        presence_penalty=0.5,
+        frequency_penalty=0.25,
+        logit_bias={9: 2.0},
+    )
+    one.job.tokens += [7, 7, 8]  # what has been written
+    changed = SCORES.clone()
+    one.edit(changed)
+    penalty = RepetitionPenaltyLogitsProcessor(1.5)
+    expected = penalty(torch.tensor([[*prompt, 7, 7, 8]]), SCORES[None].clone())[0]
+    expected[7] -= 0.5 + 2 * 0.25
+    expected[8] -= 0.5 + 0.25
+    expected[9] += 2.0
+    torch.testing.assert_close(changed, expected)
 
 
-def test_defaults_are_the_models_own() -> None:
-    def defaults(**settings: Any) -> Defaults:
-        return Defaults.of(GenerationConfig(**settings))  # type: ignore[no-untyped-call]
-
-    assert defaults() == Defaults()  # greedy, as generate() is; and no top_k of 50
-    chatty = defaults(do_sample=True, temperature=0.6, top_p=0.9)
-    assert chatty == Defaults(temperature=0.6, top_p=0.9)
-    assert defaults(do_sample=True) == Defaults(temperature=1.0)
-    assert set(shares(v1.Sampling(), 200, defaults=Defaults(temperature=1.0, top_k=2))) == {0, 1}
-    # What the caller says counts, also where it is the neutral value.
-    assert len(shares(v1.Sampling(top_k=8), 200, defaults=Defaults(temperature=1.0, top_k=2))) > 4
-    assert set(shares(v1.Sampling(temperature=0), 20, defaults=chatty)) == {0}
-    assert set(shares(v1.Sampling(), 20, defaults=Defaults())) == {0}
-    narrow = Defaults(temperature=1.0, typical_p=0.5, epsilon_cutoff=0.1, eta_cutoff=0.1, top_h=0.5)
-    assert len(shares(v1.Sampling(), 200, defaults=narrow)) < 5
+def test_a_row_of_no_numbers_fails_alone() -> None:
+    scores = SCORES.repeat(4, 1)
+    scores[1, 7] = math.nan
+    scores[2, 7] = math.inf
+    rows = [row(seed=n, temperature=1) for n in range(4)]
+    drawn = draw(scores, rows)
+    assert [one.failure is None for one in drawn] == [True, False, False, True]
+    assert drawn[1].failure is not None
+    assert "no finite scores" in drawn[1].failure.message
+    expected = [tokens(SCORES, row(seed=n, temperature=1), 1)[0] for n in (0, 3)]
+    assert [drawn[0].token, drawn[3].token] == expected
 
 
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> HFBackend:
-    generation = {"do_sample": True, "temperature": 0.9, "repetition_penalty": 1.1, "max_length": 9}
-    directory = random_models.save(tmp_path_factory.mktemp("model"), generation=generation)
-    backend = HFBackend(ModelSpec(str(directory), device="cpu", threads=1))
-    backend.load(lambda progress, stage: None)
-    return backend
+class Only:
+    """A constraint that allows some tokens."""
+
+    finished = False
+
+    def __init__(self, *allowed: int) -> None:
+        self._allowed = allowed
+
+    def fill(self, row: Any) -> bool:
+        row[:] = 0
+        for token in self._allowed:
+            row[token // 32] |= np.uint32(1 << token % 32).astype(np.int32)
+        return True
+
+    def accept(self, token: int) -> None:
+        pass
 
 
-def write(backend: HFBackend, tokens: int = 30, **sampling: Any) -> list[int]:
-    written: list[int] = []
-
-    def emit(token: int) -> bool:
-        written.append(token)
-        return len(written) >= tokens
-
-    backend.decode(Job([9, 9, 9], number_text(), v1.Sampling(**sampling), limit=tokens), emit)
-    return written
+def constrained(*allowed: int, **sampling: Any) -> Draw:
+    job = Job([1], number_text(), v1.Sampling(**sampling), limit=1_000, constraint=Only(*allowed))
+    return Draw(job, PLAIN)
 
 
-def test_answers_of_a_model_are_drawn_that_way(backend: HFBackend) -> None:
-    greedy = write(backend, temperature=0)
-    assert write(backend, top_k=1) == greedy == write(backend, temperature=0, seed=3)
-    assert write(backend, seed=1) == write(backend, seed=1) != write(backend, seed=2)
-    assert write(backend) != write(backend)
-    assert set(write(backend, logit_bias={200: 100})) == {200}
-    assert len(set(write(backend, temperature=0, frequency_penalty=2.0))) > len(set(greedy))
+def test_what_a_constraint_forbids_is_never_drawn() -> None:
+    assert set(tokens(SCORES, constrained(2, 31, 32, 59, seed=1, temperature=2), 300)) == {
+        *(2, 31, 32, 59)
+    }
+    best = max((2, 31, 59), key=lambda token: float(SCORES[token]))
+    assert tokens(SCORES, constrained(2, 31, 59, temperature=0), 1) == [best]
+
+
+def test_a_constraint_that_allows_nothing_fails_alone() -> None:
+    drawn = draw(SCORES.repeat(2, 1), [constrained(), row(temperature=0)])
+    assert drawn[0].failure is not None
+    assert drawn[1].token == int(SCORES.argmax())
+
+
+def test_log_probabilities_are_the_models_own() -> None:
+    job = Job(
+        [1], number_text(), v1.Sampling(temperature=0, logit_bias={9: 99}), limit=9, top_logprobs=3
+    )
+    other = row(temperature=0)
+    [drawn, plain] = draw(SCORES.repeat(2, 1), [Draw(job, PLAIN), other])
+    raw = SCORES.log_softmax(-1)
+    assert drawn.token == 9
+    assert plain.scores is None
+    assert drawn.scores is not None
+    assert drawn.scores.logprob == pytest.approx(float(raw[9]), abs=1e-5)
+    values, ids = raw.topk(3)
+    assert [token for token, _ in drawn.scores.top] == ids.tolist()
+    assert [its for _, its in drawn.scores.top] == pytest.approx(values.tolist(), abs=1e-5)
+
+
+def test_top_p_of_a_flat_large_vocabulary_needs_more_than_the_likeliest() -> None:
+    scores = torch.randn(5_000, generator=torch.Generator().manual_seed(1)) / 100
+    found = set(tokens(scores, row(seed=1, temperature=1, top_p=0.9), 300))
+    order = scores.argsort(descending=True)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(5_000)
+    places = place[torch.tensor(sorted(found))]
+    allowed = int((shares(scores, TopPLogitsWarper(0.9)) > 0).sum())
+    assert 4_000 < allowed < 5_000
+    assert int(places.max()) < allowed
+    assert int((places > 1_024).sum()) > 100
+
+
+def test_half_precision_scores_are_drawn_in_single() -> None:
+    scores = SCORES.to(torch.bfloat16)
+    assert tokens(scores, row(seed=4, temperature=1), 40) == tokens(
+        scores.float(), row(seed=4, temperature=1), 40
+    )
