@@ -108,7 +108,7 @@ def _load(spec: ModelSpec, report: Report) -> _Model:
 
 def _convert(model: Module, dtype: str, device: Any) -> None:
     """Have the weights in another floating-point type, once they are read."""
-    if dtype == "auto":
+    if dtype in ("auto", "fastest"):
         if device == mx.gpu:
             return  # the checkpoint's own
         # Right everywhere, and the only one that BLAS computes with; bfloat16 is emulated.
