@@ -25,6 +25,7 @@ ENGINES = {"hf": "penstock_hf", "mlx": "penstock_mlx"}
 
 _NUMBERS = (
     "threads",
+    "threads_batch",
     "context_length",
     "prefill_chunk",
     "max_batch",

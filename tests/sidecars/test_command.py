@@ -98,9 +98,25 @@ def test_an_engine_with_one_attention_has_no_flag_for_it() -> None:
 def test_threads_leave_a_core_to_the_event_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, threads in ((1, 1), (2, 1), (8, 7)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: range(n), raising=False)
-        assert COMMAND.parser().parse_args(["--model", "m"]).threads == threads
+        spec = _spec("--model", "m")
+        assert (spec.threads, spec.threads_batch) == (threads, cores)
+    assert _spec("--model", "m", "--threads", "3").threads_batch == 3
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert COMMAND.parser().parse_args(["--model", "m"]).threads >= 1
+    assert _spec("--model", "m").threads >= 1
+
+
+def _spec(*flags: str) -> ModelSpec:
+    made: list[ModelSpec] = []
+
+    def make(spec: ModelSpec, name: str, max_waiting: int) -> Engine:
+        made.append(spec)
+        raise ConfigError("seen")
+
+    command = replace(COMMAND, make_engine=make)
+    [recipe] = command.recipes(command.parser().parse_args(flags)).values()
+    with pytest.raises(ConfigError):
+        recipe.make(Look(), 0)
+    return made[0]
 
 
 def test_threads_that_wait_do_not_burn_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +129,7 @@ def test_threads_that_wait_do_not_burn_cores(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_gateways_settings_are_flags_that_the_sidecar_knows() -> None:
     told = {
         "threads": 3,
+        "threads_batch": 4,
         "context_length": 99,
         "prefill_chunk": 64,
         "max_batch": 5,

@@ -49,7 +49,8 @@ class ModelSpec:
     "auto" (the best there is); ``dtype`` a floating-point type's name, "auto" (the checkpoint's
     own on an accelerator, float32 on a CPU, where seeds then promise the same answer) or
     "fastest" (bfloat16 on a CPU that computes with it, else like "auto"); ``threads`` how many
-    CPU threads compute (0: the library's own choice); ``context_length`` bounds what the model's
+    CPU threads compute (0: the library's own choice), ``threads_batch`` how many where a step has
+    many tokens (0: as many); ``context_length`` bounds what the model's
     own context allows, in tokens (0: it does not); ``trust_remote_code`` whether Python code
     that comes with the model may run.
 
@@ -63,6 +64,7 @@ class ModelSpec:
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
+    threads_batch: int = 0
     context_length: int = 0
     trust_remote_code: bool = False
     prefill_chunk: int = 0
@@ -163,8 +165,13 @@ class Command:
         models.add_argument(
             "--threads",
             type=_at_least_one,
-            default=max(1, cores() - 1),
             help="CPU threads to compute with (default: one less than there are cores)",
+        )
+        models.add_argument(
+            "--threads-batch",
+            type=_at_least_one,
+            help="CPU threads for steps with many tokens, of prompts or answers, where the engine "
+            "tells them apart (default: all cores, or --threads where that is given)",
         )
         models.add_argument(
             "--context-length",
@@ -263,7 +270,8 @@ class Command:
                 source,
                 device=args.device,
                 dtype=args.dtype,
-                threads=args.threads,
+                threads=args.threads or max(1, cores() - 1),
+                threads_batch=args.threads_batch or args.threads or cores(),
                 context_length=args.context_length,
                 trust_remote_code=args.trust_remote_code,
                 prefill_chunk=args.prefill_chunk,
