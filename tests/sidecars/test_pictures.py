@@ -45,7 +45,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer: Any = chat_tokenizer()
     tokenizer.add_tokens(["<image>"], special_tokens=True)
     image = tokenizer.convert_tokens_to_ids("<image>")
-    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    small: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     torch.manual_seed(5)
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
@@ -59,11 +59,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
             max_position_embeddings=256,
             initializer_range=0.4,
         ),
-        image_token_id=image,
+        image_token_index=image,
     )
     LlavaForConditionalGeneration(config).save_pretrained(directory)
     square = {"height": _SIDE, "width": _SIDE}
-    LlavaProcessor(
+    LlavaProcessor(  # type: ignore[no-untyped-call]
         CLIPImageProcessorPil(size={"shortest_edge": _SIDE}, crop_size=square),
         tokenizer,
         patch_size=14,
