@@ -125,7 +125,8 @@ async def test_a_cancelled_reader_cancels_its_job() -> None:
             await reader
         backend.allow_all()
         assert (await whole(engine.generate(job(600))))[1] == 3
-    assert len(backend.spent) == 6
+    # The step after the second may have begun before the reader went.
+    assert len(backend.spent) in (5, 6)
 
 
 async def test_failures_stay_with_their_job(caplog: pytest.LogCaptureFixture) -> None:
