@@ -129,6 +129,19 @@ def test_a_rows_draws_do_not_depend_on_who_is_beside_it() -> None:
     assert tokens(SCORES, row(seed=6, temperature=1, top_p=0.95), 50) != alone
 
 
+# Borders between pairs: within one, the last digit does decide which of the two is out.
+@pytest.mark.parametrize("wish", [{"top_k": 8}, {"top_p": 0.93}, {"min_p": 0.01}, {}])
+def test_the_last_digit_of_equal_scores_does_not_decide(wish: dict[str, Any]) -> None:
+    # All in pairs that are as likely as each other, but for what a sum's order may change.
+    pairs = torch.linspace(3, 0, 10).repeat_interleave(2)
+    nudge = torch.tensor([2e-6, 0.0]).repeat(10)
+    one, other = (
+        tokens(pairs + by, row(temperature=1, seed=5, **wish), 500) for by in (nudge, nudge.flip(0))
+    )
+    assert len(set(one)) > 4
+    assert one == other
+
+
 def test_penalties_and_biases_change_scores_as_defined() -> None:
     prompt = [3, 4, 4]
     one = row(

@@ -250,8 +250,12 @@ def _sample_likeliest(
     keep &= shares.cumsum(-1) - shares < top_p
     keep &= ordered - ordered[:, :1] >= floor
     keep[:, 0] = True
-    shares = shares.to(numbers.device).double().masked_fill_(~keep.to(numbers.device), 0.0)
-    place = _find(shares.cumsum(-1), numbers)
+    # By their ids, not by likelihood: of two that are as likely as each other, the last digit of
+    # a sum says which comes first, and whoever else is in the batch may change that digit.
+    width = int(keep.sum(-1).max())
+    ids, order = ids[:, :width].sort(-1)
+    shares = shares[:, :width].masked_fill(~keep[:, :width], 0.0).gather(1, order)
+    place = _find(shares.to(numbers.device).double().cumsum(-1), numbers)
     return ids.gather(1, place[:, None].to(device))[:, 0]
 
 
