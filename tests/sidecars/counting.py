@@ -104,6 +104,10 @@ class CountingBackend:
         """Wait until a step with exactly these jobs waits to be allowed."""
         await self._until(lambda: not self._allowed and self._in_step == set(prompts))
 
+    async def waits(self) -> None:
+        """Wait until a step waits to be allowed, whoever is in it."""
+        await self._until(lambda: not self._allowed and bool(self._in_step))
+
     async def _until(self, truth: Callable[[], bool]) -> None:
         def wait() -> bool:
             with self._progress:

@@ -40,6 +40,16 @@ def test_a_flood_is_interrupted_where_one_runs_at_a_time() -> None:
     assert "".join(order(queue)) == "bcabaaaa"
 
 
+def test_who_finds_no_room_keeps_its_turn() -> None:
+    queue = Admission(100)
+    for caller in "aabb":
+        queue.push(answer(caller))
+    first = queue.pop()
+    for _ in range(3):
+        queue.put_back(first)
+        assert queue.pop() is first
+
+
 def test_the_caller_with_the_fewest_running_is_next() -> None:
     queue = Admission(100)
     for caller in "aaaaaabbc":

@@ -24,6 +24,7 @@ from tests.sidecars.counting import (
     BROKEN,
     FATAL,
     LATE,
+    PATIENCE,
     REFUSED,
     CountingBackend,
     job,
@@ -152,6 +153,7 @@ async def test_a_backend_that_is_full_is_asked_again_when_one_has_left() -> None
         waiting = [engine.generate(job(prompt, 1)) for prompt in (300, 400)]
         backend.allow(3)
         await backend.reached(1 + 3 * 2)
+        await backend.waits_in_a_step(100, 200)  # so nobody is just being asked about
         assert (engine.stats().running_requests, engine.stats().waiting_requests) == (2, 2)
         assert waiting[0].job.started_at is None, "its waiting is not over"
         backend.capacity = 3
@@ -251,13 +253,30 @@ async def test_out_of_memory_with_a_single_job_ends_it_and_others_come_after_it(
             assert (await whole(answer))[0] == counted(prompt, 3)
 
 
+async def test_one_that_is_too_large_by_itself_says_nothing_of_those_who_wait() -> None:
+    backend = CountingBackend(capacity=8)
+    async with running(backend) as engine:
+        large = engine.generate(job(10))
+        await backend.waits_in_a_step(10)
+        others = [engine.generate(job(prompt)) for prompt in (100, 200, 300)]
+        backend.failures = [OutOfMemory("alone")]
+        backend.allow(1)
+        assert (await failure_of(large)).reason == v1.ERROR_REASON_ENGINE_FAILURE
+        await backend.waits_in_a_step(100, 200, 300)
+        backend.allow_all()
+        for answer in others:
+            await whole(answer)
+
+
 async def test_out_of_memory_does_not_burn_the_queue() -> None:
     """Those who wait do not all join, fail and make room for the next to fail."""
     backend = CountingBackend(capacity=16)
     backend.memory = 4
     async with running(backend) as engine:
+        answers = [engine.generate(job(10, 3))]
+        await backend.waits_in_a_step(10)
+        answers += [engine.generate(job(10 * n, 3)) for n in range(2, 81)]
         backend.allow_all()
-        answers = [engine.generate(job(10 * n, 3)) for n in range(1, 81)]
         ends = await asyncio.gather(*map(whole, answers), return_exceptions=True)
         assert at_rest(engine)
     failed = [n for n, end in enumerate(ends, 1) if isinstance(end, Failure)]
@@ -326,6 +345,20 @@ async def test_a_job_that_waits_again_can_be_cancelled_and_is_told_of_the_end() 
             assert (await failure_of(answer)).reason == v1.ERROR_REASON_SHUTTING_DOWN
         await closing
     assert backend.began[1:] == [100, 200, 300]
+
+
+async def test_who_is_cancelled_in_the_step_that_sends_it_away_takes_no_place() -> None:
+    backend = CountingBackend(capacity=2)
+    async with running(backend) as engine:
+        answers = await all_inside(engine, backend, 100, 200)
+        backend.capacity = 1
+        backend.taken_back = {200}
+        await answers[1].aclose()  # the step is running
+        backend.allow(1)
+        await backend.waits_in_a_step(100)
+        assert engine.stats().waiting_requests == 0
+        await answers[0].aclose()
+        backend.allow_all()
 
 
 async def test_who_has_to_wait_again_while_the_engine_closes_is_told() -> None:
@@ -539,3 +572,41 @@ async def test_an_idle_engine_uses_no_cpu() -> None:
         await asyncio.sleep(0.5)
         spent = time.clock_gettime(clock) - before
     assert spent < 0.01, f"{spent * 1000:.1f} ms of CPU in 500 ms of rest"
+
+
+async def test_who_has_read_the_end_finds_nothing_running() -> None:
+    """Also where an earlier delivery is so late that it takes along what is put meanwhile."""
+    backend = CountingBackend()
+    backend.allow_all()
+    async with running(backend) as engine:
+        courier = engine._courier
+        put = courier.put
+
+        def put_while_delivering(answer: Answer, piece: Chunk | Failure) -> None:
+            put(answer, piece)
+            asyncio.run_coroutine_threadsafe(deliver(), loop).result(PATIENCE)
+
+        async def deliver() -> None:
+            courier._deliver()
+            for _ in range(5):  # time enough for whoever reads it
+                await asyncio.sleep(0)
+            seen.append(at_rest(engine))
+
+        loop, seen = asyncio.get_running_loop(), list[bool]()
+        courier.put = put_while_delivering  # type: ignore[method-assign]
+        await whole(engine.generate(job(10)))
+    assert seen == [False, False, True]
+
+
+async def test_a_loop_that_is_late_is_woken_once() -> None:
+    backend = CountingBackend()
+    async with running(backend) as engine:
+        answer = engine.generate(job(10, 5))
+        await backend.waits_in_a_step(10)
+        with counting_wake_ups(backend.threads) as woken:
+            backend.allow(5)
+            deadline = time.monotonic() + PATIENCE
+            while not at_rest(engine):  # the loop is busy with this, and does not run
+                assert time.monotonic() < deadline
+            assert await anext(answer) == Chunk(counted(10, 5), 5, answer.job.at_limit)
+            assert len(woken) == 1

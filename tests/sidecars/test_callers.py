@@ -93,8 +93,10 @@ async def test_sixty_requests_of_one_client_hold_up_anothers_by_a_turn(
         here.client() as greedy,
         here.client() as modest,
     ):
-        flood = [asyncio.create_task(ask(greedy, flavour=flavour)) for _ in range(60)]
-        await until(lambda: here.waiting() == 59)  # one is in the step that waits to be allowed
+        flood = [asyncio.create_task(ask(greedy, flavour=flavour))]
+        await here.backend.waits()
+        flood += [asyncio.create_task(ask(greedy, flavour=flavour)) for _ in range(59)]
+        await until(lambda: here.waiting() == 59)
         single = asyncio.create_task(ask(modest, flavour=flavour))
         await until(lambda: here.waiting() == 60)
         here.backend.allow_all()
@@ -109,7 +111,9 @@ async def test_sixty_requests_of_one_client_hold_up_anothers_by_a_turn(
 
 async def test_services_behind_one_connection_take_turns_by_their_names(tmp_path: Path) -> None:
     async with served(tmp_path, 1) as here, here.client() as shared:
-        flood = [asyncio.create_task(ask(shared, "indexing")) for _ in range(20)]
+        flood = [asyncio.create_task(ask(shared, "indexing"))]
+        await here.backend.waits()
+        flood += [asyncio.create_task(ask(shared, "indexing")) for _ in range(19)]
         await until(lambda: here.waiting() == 19)
         single = asyncio.create_task(ask(shared, "search"))
         await until(lambda: here.waiting() == 20)
@@ -124,7 +128,9 @@ async def test_a_full_queue_makes_room_for_another_client(tmp_path: Path) -> Non
         here.client() as greedy,
         here.client() as modest,
     ):
-        flood = [asyncio.create_task(ask(greedy)) for _ in range(9)]
+        flood = [asyncio.create_task(ask(greedy))]
+        await here.backend.waits()
+        flood += [asyncio.create_task(ask(greedy)) for _ in range(8)]
         await until(lambda: here.waiting() == 8)
         single = asyncio.create_task(ask(modest))
         [displaced], _ = await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)

@@ -68,7 +68,8 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     async with running(backend, max_waiting=2) as engine:
         first = engine.generate(job(10))
         backend.allow(1)
-        await backend.reached(1)  # so that it no longer waits
+        await backend.reached(1)
+        await backend.waits()  # so that it no longer waits
         waiting = [engine.generate(job(20)), engine.generate(job(30))]
         with pytest.raises(Failure) as caught:
             engine.generate(job(40))
@@ -120,6 +121,7 @@ async def test_a_cancelled_reader_cancels_its_job() -> None:
         reader = asyncio.create_task(whole(engine.generate(job(10, 1_000))))
         backend.allow(2)
         await backend.reached(2)
+        await backend.waits()  # in the step that is the last one for it
         reader.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reader

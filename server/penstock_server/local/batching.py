@@ -230,11 +230,12 @@ class BatchEngine(ThreadedEngine, GenerationEngine):
             except BaseException as error:  # of its constraint, of its text: nobody else's
                 self._end(job, self._answer_failure(error))
                 return
+            # First: whoever reads the end may ask at once whether anything still runs.
+            if chunk.finish is not None:
+                self._end(job)
             # A token that is no text yet can wait for the next.
             if chunk.text or chunk.finish is not None:
                 self._courier.put(answer, chunk)
-            if chunk.finish is not None:
-                self._end(job)
 
     def _end(self, job: Job, failure: Failure | None = None) -> None:
         answer = self._running.pop(job)
