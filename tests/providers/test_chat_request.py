@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -318,7 +319,8 @@ async def test_provider_options(upstream: Upstream, connect: Connect) -> None:
         "schema": {"type": "object"},
     }
     raw = upstream.received[0].body
-    assert b'"top_k":40,' in raw  # not 40.0, which servers in Go refuse
+    # Not 40.0, which servers in Go refuse. What follows is left open: a Struct has no order.
+    assert re.search(rb'"top_k":40[,}]', raw)
     body = await sent(upstream, connect("lmstudio"), from_json(responseFormat={"jsonObject": {}}))
     assert body["response_format"]["json_schema"]["name"] == "response"  # the table is untouched
 
