@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from penstock_server import network
-from penstock_server.blas import with_openblas
+from penstock_server.compute import WAITING, with_openblas
 from penstock_server.config import ConfigError, GatewayConfig
 from penstock_server.provider_settings import NetworkSettings, ProviderSettings, SidecarSettings
 from penstock_server.providers import Provider
@@ -25,7 +25,6 @@ ENGINES = {"hf": "penstock_hf", "mlx": "penstock_mlx"}
 
 _NUMBERS = (
     "threads",
-    "threads_batch",
     "context_length",
     "prefill_chunk",
     "max_batch",
@@ -127,8 +126,7 @@ def _environment(settings: SidecarSettings) -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in network.KEY_VARIABLES and not name.startswith("PENSTOCK_PROVIDERS")
     }
-    # Threads that wait for work must not burn the cores that the gateway needs.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **environment}
+    environment = {**WAITING, **environment}
     if settings.engine == "mlx":
         environment = with_openblas(environment, settings.threads)
     return environment

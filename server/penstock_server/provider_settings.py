@@ -59,10 +59,8 @@ class SidecarSettings(Section):
     device: str = "auto"
     dtype: str = "auto"
     threads: PositiveInt | None = None
-    """CPU threads to compute with. Default: one less than there are cores."""
-    threads_batch: PositiveInt | None = None
-    """CPU threads for steps with many tokens (engine "hf"). Default: all cores, or ``threads``
-    where that is set."""
+    """CPU threads to compute with. Default: one less than there are cores; engine "hf" takes both
+    of two."""
     max_queue: PositiveInt = 256
     """How many requests may wait for the engine before it answers OVERLOADED."""
     lazy: bool = False

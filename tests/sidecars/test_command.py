@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 from penstock_hf.__main__ import COMMAND, main
+from penstock_server.compute import WAITING, default_threads
 from penstock_server.config import ConfigError, GatewayConfig
 from penstock_server.gateway import sidecar_command
 from penstock_server.local.batching import BatchEngine
@@ -96,11 +97,11 @@ def test_an_engine_with_one_attention_has_no_flag_for_it() -> None:
 
 
 def test_threads_leave_a_core_to_the_event_loops(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, threads in ((1, 1), (2, 1), (8, 7)):
+    for cores, threads, with_both in ((1, 1, 1), (2, 1, 2), (3, 2, 2), (8, 7, 7)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: range(n), raising=False)
-        spec = _spec("--model", "m")
-        assert (spec.threads, spec.threads_batch) == (threads, cores)
-    assert _spec("--model", "m", "--threads", "3").threads_batch == 3
+        assert _spec("--model", "m").threads == with_both
+        assert default_threads() == threads
+    assert _spec("--model", "m", "--threads", "3").threads == 3
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert _spec("--model", "m").threads >= 1
 
@@ -120,16 +121,17 @@ def _spec(*flags: str) -> ModelSpec:
 
 
 def test_threads_that_wait_do_not_burn_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", "")
-    del os.environ["OMP_WAIT_POLICY"]
+    for name in WAITING:
+        monkeypatch.setenv(name, "")
+        del os.environ[name]
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")  # the operator's own word
     assert main(["--model", "=x"]) == 2
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert {name: os.environ[name] for name in WAITING} == {**WAITING, "GOMP_SPINCOUNT": "7"}
 
 
 def test_a_gateways_settings_are_flags_that_the_sidecar_knows() -> None:
     told = {
         "threads": 3,
-        "threads_batch": 4,
         "context_length": 99,
         "prefill_chunk": 64,
         "max_batch": 5,

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from penstock_server import config, telemetry
 from penstock_server.app import run
+from penstock_server.compute import WAITING, default_threads
 from penstock_server.local import survey
 from penstock_server.local.budget import Budget
-from penstock_server.local.cgroup import cores
 from penstock_server.local.engine import Engine
 from penstock_server.local.lifeline import watch_parent
 from penstock_server.local.memory import memory, parse_size
@@ -49,10 +49,9 @@ class ModelSpec:
     "auto" (the best there is); ``dtype`` a floating-point type's name, "auto" (the checkpoint's
     own on an accelerator, float32 on a CPU, where seeds then promise the same answer) or
     "fastest" (bfloat16 on a CPU that computes with it, else like "auto"); ``threads`` how many
-    CPU threads compute (0: the library's own choice), ``threads_batch`` how many where a step has
-    many tokens (0: as many); ``context_length`` bounds what the model's
-    own context allows, in tokens (0: it does not); ``trust_remote_code`` whether Python code
-    that comes with the model may run.
+    CPU threads compute (0: the library's own choice); ``context_length`` bounds what the
+    model's own context allows, in tokens (0: it does not); ``trust_remote_code`` whether Python
+    code that comes with the model may run.
 
     ``prefill_chunk`` is how many tokens of prompts one step computes at most, ``max_batch`` how
     many requests are computed at a time, ``cache_memory`` how many bytes the keys and values of
@@ -64,7 +63,6 @@ class ModelSpec:
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
-    threads_batch: int = 0
     context_length: int = 0
     trust_remote_code: bool = False
     prefill_chunk: int = 0
@@ -92,6 +90,7 @@ class Command:
     runs such models. ``fetch`` brings the small files that say what a model is from the Hub into
     its cache, where they can be had. ``accelerator_memory`` tells how many bytes are free on the
     device that a name stands for, 0 where that computes in the machine's own memory.
+    ``both_of_two``: see `default_threads`.
 
     Example::
 
@@ -109,6 +108,7 @@ class Command:
     make_embedding_engine: MakeEngine | None = None
     fetch: Callable[[ModelSpec], None] | None = None
     accelerator_memory: Callable[[str], int] | None = None
+    both_of_two: bool = False
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the sidecar until it is told to stop; returns the process's exit code.
@@ -118,9 +118,8 @@ class Command:
         args = self.parser().parse_args(argv)
         if args.lifeline:
             watch_parent(sockets=args.listen or ())
-        # Before anything that computes is imported: threads that wait for work must not burn the
-        # event loop's cores.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        for name, value in WAITING.items():  # before anything that computes is imported
+            os.environ.setdefault(name, value)
         try:
             settings = config.load(config.ServerConfig, args, os.environ, "PENSTOCK_SIDECAR_")
             self.recipes(args)  # so that what is wrong is said now
@@ -165,13 +164,8 @@ class Command:
         models.add_argument(
             "--threads",
             type=_at_least_one,
-            help="CPU threads to compute with (default: one less than there are cores)",
-        )
-        models.add_argument(
-            "--threads-batch",
-            type=_at_least_one,
-            help="CPU threads for steps with many tokens, of prompts or answers, where the engine "
-            "tells them apart (default: all cores, or --threads where that is given)",
+            help="CPU threads to compute with (default: one less than there are cores"
+            + (", both of two)" if self.both_of_two else ")"),
         )
         models.add_argument(
             "--context-length",
@@ -270,8 +264,7 @@ class Command:
                 source,
                 device=args.device,
                 dtype=args.dtype,
-                threads=args.threads or max(1, cores() - 1),
-                threads_batch=args.threads_batch or args.threads or cores(),
+                threads=args.threads or default_threads(both_of_two=self.both_of_two),
                 context_length=args.context_length,
                 trust_remote_code=args.trust_remote_code,
                 prefill_chunk=args.prefill_chunk,

@@ -61,6 +61,7 @@ COMMAND = Command(
     make_embedding_engine=_make_embedding_engine,
     fetch=_fetch,
     accelerator_memory=_accelerator_memory,
+    both_of_two=True,
     examples=(
         "--model models/tiny",
         "--model big=Qwen/Qwen3-8B --device cuda --listen 0.0.0.0:50061",

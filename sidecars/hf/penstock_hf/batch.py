@@ -30,10 +30,6 @@ _HEADROOM = 64
 # Query tokens times key tokens of one prompt's part: bounds the memory of its mask.
 _LARGEST_MASK = 1 << 25
 
-# From so many tokens on, a step is arithmetic rather than reading weights, and another thread
-# is worth the core that it takes from the event loops.
-_MANY_TOKENS = 32
-
 # So many times the usual part of prompts where no answer is being written that would wait.
 _UNDISTURBED = 2
 
@@ -88,9 +84,6 @@ class SlotBatch:
     takes that over. Where memory runs out, what is kept of finished answers goes first, then the
     newest row, which has to join anew.
 
-    ``threads`` are how many of the CPU's compute a step of few tokens, and one of many (0: as it
-    is).
-
     Example::
 
         batch = SlotBatch(model, slots, defaults, most=64, chunk=256)
@@ -106,7 +99,6 @@ class SlotBatch:
         *,
         most: int,
         chunk: int,
-        threads: tuple[int, int] = (0, 0),
     ) -> None:
         self.slots = slots
         self.prefixes = Prefixes()
@@ -114,7 +106,6 @@ class SlotBatch:
         self._model = model
         self._defaults = defaults
         self._chunk = chunk
-        self._threads = threads
         self._cache = slot_cache(len(slots.shapes))
         self._rows: dict[Job, Row] = {}  # in the order of joining
         self._device = model.device
@@ -393,7 +384,6 @@ class SlotBatch:
             if count == row.left:
                 ready.append(row)
                 kept.append(len(tokens) - 1)
-        self._set_threads(len(tokens))
         keep = torch.tensor(kept, dtype=torch.long, device=self._device)
         narrowed = {"logits_to_keep": keep} if self._keeps_logits else {}
         with laid_out(Layout(decoding, parts)):
@@ -411,12 +401,6 @@ class SlotBatch:
         for row, count in step.rows:
             row.place.length += count
         return [self._outcome(row, each) for row, each in zip(ready, drawn, strict=True)]
-
-    def _set_threads(self, tokens: int) -> None:
-        few, many = self._threads
-        wanted = many if many and tokens >= _MANY_TOKENS else few
-        if wanted and wanted != torch.get_num_threads():
-            torch.set_num_threads(wanted)
 
     def _outcome(self, row: Row, drawn: Drawn) -> Outcome:
         if drawn.failure is not None:

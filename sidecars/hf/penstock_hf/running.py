@@ -48,7 +48,6 @@ def make(
         slots,
         defaults,
         most=spec.max_batch or _MOST.get(kind, _MOST_ELSEWHERE),
-        threads=(spec.threads, spec.threads_batch) if kind == "cpu" else (0, 0),
         chunk=spec.prefill_chunk or _CHUNK.get(kind, _CHUNK_ELSEWHERE),
     )
     # Moving to a larger slot takes both.
