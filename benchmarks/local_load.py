@@ -176,6 +176,15 @@ async def over_http(options: Mapping[str, Any], callers: int) -> AsyncIterator[A
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
+        async def begin(body: Mapping[str, Any]) -> aiohttp.ClientResponse:
+            url = f"{options['url']}/v1/chat/completions"
+            try:
+                return await session.post(url, json=body)
+            except aiohttp.ClientConnectionError:
+                # llama.cpp's server closes a connection after so many requests, while the next
+                # is on its way.
+                return await session.post(url, json=body)
+
         async def ask(question: Question, hear: Hear) -> int:
             body = {
                 "model": options["model"],
@@ -185,7 +194,7 @@ async def over_http(options: Mapping[str, Any], callers: int) -> AsyncIterator[A
                 **options.get("body", {}),
             }
             told = 0
-            async with session.post(f"{options['url']}/v1/chat/completions", json=body) as response:
+            async with await begin(body) as response:
                 if response.status != 200:
                     raise RuntimeError(f"HTTP {response.status}: {await response.text()}")
                 async for line in response.content:
