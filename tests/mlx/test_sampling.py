@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from penstock import v1
-from penstock_mlx.sampling import Draw, Drawn, draw
+from penstock_mlx.sampling import Draw, Drawn, _noise, draw
 from penstock_server.errors import Failure
 from penstock_server.local.job import Job
 from penstock_server.local.sampling import Defaults
 
 from tests.sidecars.counting import number_text
+from tests.sidecars.noise import IDS, KEY, noise
 
 PROMPT = [3, 1]
 SCORES = [2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -3.0]
@@ -32,6 +33,7 @@ def job(sampling: v1.Sampling, written: Sequence[int] = (), **options: Any) -> J
 
 
 def drawn(scores: Sequence[float], one: Draw) -> Drawn:
+    one.job.written += 1  # as if the one before had been accepted
     return draw(np.array([scores], np.float32), [one])[0]
 
 
@@ -108,6 +110,11 @@ def test_a_models_defaults_count_where_the_caller_is_silent() -> None:
     own = Defaults(temperature=1.0, top_k=2)
     assert set(shares(v1.Sampling(), defaults=own)) == {0, 1}
     assert set(shares(v1.Sampling(top_k=8), defaults=own)) > {0, 1}
+
+
+def test_the_noise_is_that_of_the_other_sidecar() -> None:
+    found = _noise(KEY, np.array(IDS, np.uint32)).tolist()
+    assert found == pytest.approx(noise(), rel=1e-5, abs=1e-6)
 
 
 def test_a_seed_is_one_answers_own() -> None:

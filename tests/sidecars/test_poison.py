@@ -369,16 +369,17 @@ async def test_a_step_too_large_for_the_memory_is_computed_in_smaller_ones(
 async def test_a_step_that_fails_after_drawing_costs_nobody_a_random_number(
     error: Exception, directory: Path, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find, failed = hf_sampling._find, 0
+    sample, failed = hf_sampling._sample, 0
 
-    def sometimes(reached: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    def sometimes(scores: torch.Tensor, rows: Sequence[hf_sampling.Draw]) -> torch.Tensor:
         nonlocal failed
-        if reached.shape[0] > 1 and failed < 5:
+        tokens = sample(scores, rows)
+        if len(rows) > 1 and failed < 5:
             failed += 1
             raise error
-        return find(reached, numbers)
+        return tokens
 
-    monkeypatch.setattr(hf_sampling, "_find", sometimes)
+    monkeypatch.setattr(hf_sampling, "_sample", sometimes)
     async with running(directory) as (engine, _):
         told = await asyncio.gather(*(ask(engine, wish) for wish in INNOCENT))
     assert failed == 5

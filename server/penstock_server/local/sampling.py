@@ -1,4 +1,4 @@
-"""What an answer's tokens are drawn by: the caller's wishes over the model's own, and its numbers.
+"""What an answer's tokens are drawn by: the caller's wishes over the model's own, and its noise.
 
 The rules are the same for every engine and stand here; the arithmetic over a vocabulary is each
 sidecar's own, with its library's arrays.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from penstock import v1
@@ -48,6 +49,16 @@ class Defaults:
         return cls(**{**values, "temperature": temperature})
 
 
+SALT = 0x9E3779B1
+"""What a token's id is multiplied by before the first half of the key is added."""
+
+ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1))
+"""A 32-bit mixer, once for each half of the key: shift right and xor, then multiply (the constants
+are those of Chris Wellons' ``lowbias32``). Before the second time, the key's other half is added.
+All modulo 2**32. The lower 31 bits of what comes of it, plus a half, divided by 2**31, are
+``1 - u``: in that way single precision knows best what matters most, ``u`` near 1."""
+
+
 class SamplingParams:
     """How one answer's tokens are drawn; belongs to it alone.
 
@@ -57,19 +68,25 @@ class SamplingParams:
     then ``top_k``, ``top_p`` of what that left, and ``min_p`` narrow the choice. ``greedy``: the
     likeliest token, and nothing of the last two steps.
 
-    A token is drawn by inverse CDF from one number of the answer's own, `number`: with a
-    seed, the same numbers in the same places, whoever else is in the batch and whatever the
-    device.
+    A token is drawn by the Gumbel-max trick: the highest score wins, after noise has been added
+    to each, ``-log(-log(u))`` with ``u`` uniform, which draws each token as often as the softmax
+    says (Maddison, Tarlow, Minka: "A* Sampling", 2014). The noise of a token hangs on the
+    answer's `key` for the place and on the token's id, by `SALT` and `ROUNDS`, and on nothing
+    else: not on who else is in the batch, nor on the device, nor on what came before.
+
+    That is also why sums may round as they like. What is drawn changes only where the two highest
+    are closer to each other than the rounding error; drawn by cumulated probabilities, it would
+    change wherever a number falls that close to any of the borders between all tokens.
 
     Example::
 
         params = SamplingParams(job.sampling, defaults)
         if not params.greedy:
-            token = first(cumulated > params.number() * cumulated[-1])
+            token = argmax(scores / params.temperature + noise(params.key(job.written), ids))
     """
 
     __slots__ = (
-        "_numbers",
+        "_seed",
         "bias",
         "defaults",
         "frequency",
@@ -98,16 +115,18 @@ class SamplingParams:
         self.presence = sampling.presence_penalty
         self.frequency = sampling.frequency_penalty
         self.bias = dict(sampling.logit_bias)
-        self._numbers = random.Random(said.get("seed"))
+        seed = said.get("seed")
+        self._seed = random.SystemRandom().getrandbits(64) if seed is None else seed
 
     @property
     def changes_scores(self) -> bool:
         """Whether penalties or biases change the model's scores."""
         return bool(self.repetition_penalty != 1 or self.presence or self.frequency or self.bias)
 
-    def number(self) -> float:
-        """The next of the answer's own random numbers, at least 0 and below 1.
+    def key(self, place: int) -> tuple[int, int]:
+        """Two numbers of 32 bits, of which the noise for the answer's token at ``place`` is made.
 
-        One for each token drawn; below 1 also as a share of what has been summed up.
+        Without a seed they are the answer's own all the same.
         """
-        return min(self._numbers.random(), 1 - 2**-52)
+        digest = blake2b(f"{self._seed} {place}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")

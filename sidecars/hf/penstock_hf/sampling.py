@@ -15,7 +15,7 @@ import torch
 from penstock import v1
 from penstock_server.errors import Failure
 from penstock_server.local.job import Job, Scores
-from penstock_server.local.sampling import Defaults, SamplingParams
+from penstock_server.local.sampling import ROUNDS, SALT, Defaults, SamplingParams
 from transformers.generation.logits_process import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
@@ -73,17 +73,6 @@ class Draw:
         self._written: torch.Tensor | None = None
         self._counted = 0
         self._bias: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._number = (-1, 0.0)
-
-    def number(self) -> float:
-        """The random number for the next token: the same one until that has been accepted.
-
-        A step that failed is computed anew, and must not cost the others a number.
-        """
-        place = len(self.job.tokens)
-        if self._number[0] != place:
-            self._number = (place, self.params.number())
-        return self._number[1]
 
     def edit(self, scores: torch.Tensor) -> None:
         """Penalties, biases and what the constraint forbids: on one row's scores, in place."""
@@ -198,25 +187,22 @@ def _sample(scores: torch.Tensor, rows: Sequence[Draw]) -> torch.Tensor:
     for i, row in enumerate(rows):
         for warp in row.warpers:
             scores[i] = warp(None, scores[i : i + 1])[0]
-    # In every row's own order, so that its numbers do not depend on who else is there.
-    numbers = torch.tensor(
-        [row.number() for row in rows], dtype=torch.float64, device=_doubles(scores)
-    )
+    keys = [row.params.key(row.job.written) for row in rows]
     tokens = torch.empty(len(rows), dtype=torch.long, device=scores.device)
-    plain = [i for i, row in enumerate(rows) if not row.filters]
-    if plain:
-        reached = scores[plain].to(numbers.device).double().softmax(-1).cumsum(-1)
-        tokens[plain] = _find(reached, numbers[plain]).to(scores.device)
+    everybody = torch.arange(scores.shape[-1], dtype=torch.int32, device=scores.device)
+    for i, row in enumerate(rows):
+        if not row.filters:
+            tokens[i] = _noise(keys[i], everybody).add_(scores[i]).argmax(-1)
     filtered = [i for i, row in enumerate(rows) if row.filters]
     if filtered:
         tokens[filtered] = _sample_likeliest(
-            scores[filtered], numbers[filtered], [rows[i].params for i in filtered]
+            scores[filtered], [keys[i] for i in filtered], [rows[i].params for i in filtered]
         )
     return tokens
 
 
 def _sample_likeliest(
-    scores: torch.Tensor, numbers: torch.Tensor, wishes: Sequence[SamplingParams]
+    scores: torch.Tensor, keys: Sequence[tuple[int, int]], wishes: Sequence[SamplingParams]
 ) -> torch.Tensor:
     vocabulary = scores.shape[-1]
     most = min(vocabulary, max(_LIKELIEST, *(params.top_k for params in wishes)))
@@ -250,28 +236,32 @@ def _sample_likeliest(
     keep &= shares.cumsum(-1) - shares < top_p
     keep &= ordered - ordered[:, :1] >= floor
     keep[:, 0] = True
-    # By their ids, not by likelihood: of two that are as likely as each other, the last digit of
-    # a sum says which comes first, and whoever else is in the batch may change that digit.
-    width = int(keep.sum(-1).max())
-    ids, order = ids[:, :width].sort(-1)
-    shares = shares[:, :width].masked_fill(~keep[:, :width], 0.0).gather(1, order)
-    place = _find(shares.to(numbers.device).double().cumsum(-1), numbers)
-    return ids.gather(1, place[:, None].to(device))[:, 0]
+    tokens = torch.empty(len(wishes), dtype=torch.long, device=device)
+    for i, (key, count) in enumerate(zip(keys, keep.sum(-1).tolist(), strict=True)):
+        # Likeliest first, so that what is left is what comes first.
+        noisy = _noise(key, ids[i, :count].to(torch.int32)).add_(ordered[i, :count])
+        tokens[i] = ids[i, noisy.argmax(-1)]
+    return tokens
 
 
-def _find(reached: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """By inverse CDF: the first place whose cumulated share is beyond the number's.
+def _noise(key: tuple[int, int], ids: torch.Tensor) -> torch.Tensor:
+    """See `SamplingParams`; ``ids`` are int32.
 
-    A token of probability 0 is never found, since the value before it is as large; some token
-    always is, since a number is below 1.
+    Row by row, since all of it then stays in the processor's cache.
     """
-    marks = reached[:, -1:] * numbers[:, None]
-    return torch.searchsorted(reached, marks, right=True)[:, 0]
+    mixed = ids * _signed(SALT)  # numbers of 32 bits wrap around
+    for half in key:
+        mixed += _signed(half)
+        for shift, factor in ROUNDS:
+            mixed ^= (mixed >> shift) & ((1 << 32 - shift) - 1)
+            if factor != 1:
+                mixed *= _signed(factor)
+    rest = ((mixed & 0x7FFFFFFF).float() + 0.5) / 2.0**31
+    return rest.neg_().log1p_().neg_().log_().neg_()
 
 
-def _doubles(scores: torch.Tensor) -> torch.device:
-    """Where there are numbers of double precision: single loses unlikely tokens of many."""
-    return torch.device("cpu") if scores.device.type == "mps" else scores.device
+def _signed(number: int) -> int:
+    return number - (number >> 31 << 32)
 
 
 def _report(

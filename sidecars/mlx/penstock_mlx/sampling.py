@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from penstock import v1
 from penstock_server.errors import Failure
 from penstock_server.local.job import Job, Scores
-from penstock_server.local.sampling import Defaults, SamplingParams
+from penstock_server.local.sampling import ROUNDS, SALT, Defaults, SamplingParams
 
 Row = NDArray[np.float32]
 """One score for each token id."""
@@ -29,18 +29,11 @@ _LIKELIEST = 1_024
 
 
 class Draw:
-    """One answer's drawing: its parameters, and what its penalties have to remember.
-
-    A job that has written already, and goes on after it had to wait anew, goes on in its numbers.
-    """
+    """One answer's drawing: its parameters, and what its penalties have to remember."""
 
     def __init__(self, job: Job, defaults: Defaults) -> None:
         self.job = job
         self.params = SamplingParams(job.sampling, defaults)
-        if not self.params.greedy:
-            for _ in range(job.written):
-                self.params.number()
-        self._number: float | None = None
         params = self.params
         self._penalises = bool(
             params.repetition_penalty != 1 or params.presence or params.frequency
@@ -61,16 +54,6 @@ class Draw:
         """Whether only the likeliest tokens may be drawn."""
         params = self.params
         return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
-
-    def number(self) -> float:
-        """This token's random number; the same until `drawn`, should a step be tried again."""
-        if self._number is None:
-            self._number = self.params.number()
-        return self._number
-
-    def drawn(self) -> None:
-        """A token was drawn: the next one has another number."""
-        self._number = None
 
     def edit(self, scores: Row) -> None:
         """Penalties, biases and what the constraint forbids, in place."""
@@ -157,41 +140,42 @@ def draw(scores: Rows, rows: Sequence[Draw]) -> list[Drawn]:
         tokens[sampled] = _sample(scores[sampled], [rows[i] for i in sampled])
     for i, row in enumerate(rows):
         drawn[i].token = int(tokens[i])
-        if drawn[i].failure is None:
-            row.drawn()
-            if row.job.top_logprobs is not None:
-                drawn[i].scores = _report(raw[i], drawn[i].token, row.job.top_logprobs)
+        if drawn[i].failure is None and row.job.top_logprobs is not None:
+            drawn[i].scores = _report(raw[i], drawn[i].token, row.job.top_logprobs)
     return drawn
 
 
 def _sample(scores: Rows, rows: Sequence[Draw]) -> list[int]:
     scores /= np.array([row.params.temperature for row in rows], np.float32)[:, None]
-    highest = scores.max(-1)
     filtered = [i for i, row in enumerate(rows) if row.filters]
     least = {}
     if filtered:
         params = [rows[i].params for i in filtered]
         least = dict(zip(filtered, _least(scores[filtered], params), strict=True))
+    everybody = np.arange(scores.shape[-1], dtype=np.uint32)
     tokens = []
     for i, row in enumerate(rows):
         its = scores[i]
-        if i in least:
-            ids = np.flatnonzero(its >= least[i])
-            place = _find(np.exp(its[ids] - highest[i]), row.number())
-            tokens.append(int(ids[place]))
-        else:
-            tokens.append(_find(np.exp(its - highest[i]), row.number()))
+        # In the model's order of ids, so that of equals the same one is the first.
+        ids = np.flatnonzero(its >= least[i]).astype(np.uint32) if i in least else everybody
+        noise = _noise(row.params.key(row.job.written), ids)
+        tokens.append(int(ids[(its[ids] + noise).argmax()]))
     return tokens
 
 
-def _find(weights: Row, number: float) -> int:
-    """By inverse CDF: the first place whose cumulated share is beyond the number's.
-
-    A token of weight 0 is never found, since the value before it is as large; some token always
-    is, since a number is below 1. Summed up in double precision: single loses unlikely tokens.
-    """
-    reached = np.cumsum(weights, dtype=np.float64)
-    return int(np.searchsorted(reached, number * reached[-1], side="right"))
+def _noise(key: tuple[int, int], ids: NDArray[np.uint32]) -> Row:
+    """See `SamplingParams`."""
+    mixed = ids * np.uint32(SALT)  # arrays of 32 bits wrap around
+    for half in key:
+        mixed += np.uint32(half)
+        for shift, factor in ROUNDS:
+            mixed ^= mixed >> np.uint32(shift)
+            mixed *= np.uint32(factor)
+    rest: Row = (mixed & np.uint32(0x7FFFFFFF)).astype(np.float32)
+    rest = (rest + np.float32(0.5)) / np.float32(2**31)
+    with np.errstate(divide="ignore"):  # the least there is
+        noise: Row = -np.log(-np.log1p(-rest))
+    return noise
 
 
 def _least(scores: Rows, wishes: Sequence[SamplingParams]) -> Row:
