@@ -22,7 +22,7 @@ from penstock_server.errors import Failure
 from penstock_server.local.batching import BatchEngine
 from penstock_server.local.command import ModelSpec
 from penstock_server.local.provider import LocalProvider
-from penstock_server.local.sampling import Recipe
+from penstock_server.local.sampling import SamplingParams
 
 from tests.sidecars import random_models
 from tests.sidecars.asking import ask, quiet, running
@@ -434,7 +434,7 @@ def test_a_failure_at_joining_leaves_nothing_behind(
         raise ZeroDivisionError("bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recipe, "__init__", broken)
+        patch.setattr(SamplingParams, "__init__", broken)
         with pytest.raises(ZeroDivisionError):
             backend.join(INNOCENT[0].job())
     assert settle(backend)["kv_cache_bytes"] == 0

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from math import inf
 from pathlib import Path
 
 from penstock_server import config, telemetry
@@ -21,16 +20,15 @@ from penstock_server.compute import WAITING, default_threads
 from penstock_server.local import survey
 from penstock_server.local.budget import Budget
 from penstock_server.local.engine import Engine
+from penstock_server.local.flags import add_model_flags
 from penstock_server.local.lifeline import watch_parent
-from penstock_server.local.memory import memory, parse_size
+from penstock_server.local.memory import memory
 from penstock_server.local.provider import LocalProvider
 from penstock_server.local.recipe import Look, Recipe
 from penstock_server.providers.sidecar import SIDECAR_PROVIDER
 
 _MEMORY_SHARE = 0.8
 """The part of what is available at the start that models may take, where nobody says otherwise."""
-
-DTYPES = ("auto", "fastest", "float32", "bfloat16", "float16")
 
 _EPILOG = """\
 examples:
@@ -141,93 +139,12 @@ class Command:
         )
         own_version = f"{self.name} {version(self.name)}"
         parser.add_argument("--version", action="version", version=own_version)
-        models = parser.add_argument_group("models")
-        models.add_argument(
-            "--model", metavar="[NAME=]PATH", action="append", required=True, help="may be repeated"
-        )
-        models.add_argument(
-            "--lazy", action="store_true", help="load a model when it is first asked (default: now)"
-        )
-        models.add_argument(
-            "--device",
-            default="auto",
-            choices=None if self.other_devices else ["auto", *self.devices],
-            help=f"{', '.join(self.devices)} (default: the best there is)",
-        )
-        models.add_argument(
-            "--dtype",
-            default="auto",
-            choices=DTYPES,
-            help="default: float32 on a CPU, else the checkpoint's own; fastest: bfloat16 on a CPU "
-            "that computes with it",
-        )
-        models.add_argument(
-            "--threads",
-            type=_at_least_one,
-            help="CPU threads to compute with (default: one less than there are cores"
-            + (", both of two)" if self.both_of_two else ")"),
-        )
-        models.add_argument(
-            "--context-length",
-            type=_at_least_one,
-            default=0,
-            metavar="TOKENS",
-            help="bound prompt and answer together (default: what the model can)",
-        )
-        models.add_argument(
-            "--prefill-chunk",
-            type=_at_least_one,
-            default=0,
-            metavar="TOKENS",
-            help="how much of long prompts to compute between others' tokens",
-        )
-        models.add_argument(
-            "--max-batch",
-            type=_at_least_one,
-            default=0,
-            metavar="REQUESTS",
-            help="how many to compute at a time",
-        )
-        if self.attentions:
-            models.add_argument(
-                "--attention",
-                default="auto",
-                metavar="NAME",
-                help=f"{', '.join(self.attentions)}, or another that the library knows",
-            )
-        models.add_argument(
-            "--cache-memory",
-            type=_size,
-            default=0,
-            metavar="SIZE",
-            help="the most that texts' keys and values may take (default: a share of what the "
-            "weights leave)",
-        )
-        models.add_argument(
-            "--memory",
-            type=_size,
-            default=0,
-            metavar="SIZE",
-            help="the most that all models may take, such as 8GiB (default: most of what there is)",
-        )
-        models.add_argument(
-            "--keep-alive",
-            type=_seconds,
-            default=None,
-            metavar="SECONDS",
-            help="unload a model that nobody has asked for so long (default: never)",
-        )
-        models.add_argument(
-            "--max-queue",
-            type=_at_least_one,
-            default=256,
-            metavar="REQUESTS",
-            help="how many may wait for a model before it answers OVERLOADED (default: 256)",
-        )
-        models.add_argument(
-            "--trust-remote-code",
-            action="store_true",
-            help="run Python code that models bring along",
+        add_model_flags(
+            parser.add_argument_group("models"),
+            devices=self.devices,
+            other_devices=self.other_devices,
+            attentions=self.attentions,
+            both_of_two=self.both_of_two,
         )
         parser.add_argument(
             "--lifeline", action="store_true", help="exit when stdin ends, with who started this"
@@ -317,24 +234,3 @@ def _name_and_source(argument: str) -> tuple[str, str]:
     if not name or not source:
         raise config.ConfigError(f"--model {argument}: write NAME=PATH, or PATH")
     return name, source
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < inf:
-        raise argparse.ArgumentTypeError("must be a number of seconds, at least 0")
-    return seconds

@@ -31,8 +31,6 @@ class Finish:
 END_OF_SEQUENCE = Finish(v1.FINISH_REASON_STOP, "end_of_sequence")
 MAX_TOKENS = Finish(v1.FINISH_REASON_MAX_OUTPUT_TOKENS, "max_output_tokens")
 CONTEXT_FULL = Finish(v1.FINISH_REASON_CONTEXT_LENGTH, "context_length")
-GAVE_UP = Finish(v1.FINISH_REASON_OTHER, "model_stopped")
-"""The model's own code ended the answer, for none of the reasons that we know."""
 
 
 class Chunk(NamedTuple):

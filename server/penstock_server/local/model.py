@@ -9,54 +9,17 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any
 
 from penstock import v1
 
 from penstock_server.errors import Failure
-from penstock_server.local import prompt
 from penstock_server.local.budget import Budget
 from penstock_server.local.engine import Engine, Loaded
-from penstock_server.local.job import Job
+from penstock_server.local.ready import Ready
 from penstock_server.local.recipe import Look, Recipe
 from penstock_server.telemetry import log, logger
-
-Made = TypeVar("Made")
-
-
-class Ready:
-    """A model in memory: its engine, and what is known of it."""
-
-    def __init__(self, name: str, engine: Engine, loaded: Loaded) -> None:
-        self.engine = engine
-        self.loaded = loaded
-        # One thread: tokenizers are not for several at once, and a long prompt's seconds of
-        # tokenising are not for the event loop.
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"tokenizer-{name}")
-
-    async def prepare(self) -> None:
-        """Find out what the model can do; see `Abilities.prepare`."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._worker, self.loaded.abilities.prepare)
-
-    async def make_job(
-        self, request: v1.GenerateRequest, deadline: float | None = None, caller: str = ""
-    ) -> Job:
-        """See `prompt.make_job`."""
-        return await self.tokenize(
-            lambda loaded: prompt.make_job(request, loaded, deadline, caller)
-        )
-
-    async def tokenize(self, make: Callable[[Loaded], Made]) -> Made:
-        """What is made of a request with the model's tokenizer, off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, make, self.loaded)
-
-    async def close(self) -> None:
-        """Free everything."""
-        await self.engine.close()
-        self._worker.shutdown(wait=False, cancel_futures=True)
 
 
 class LocalModel:
@@ -102,6 +65,7 @@ class LocalModel:
         self._transition: asyncio.Task[Failure | None] | None = None
         self._users = 0
         self._waiting = 0  # for the model, to become its users
+        self._nobody_waits = asyncio.Event()
         self._unused = asyncio.Event()
         self._unused.set()
         self._expiry: asyncio.TimerHandle | None = None
@@ -137,6 +101,7 @@ class LocalModel:
         `load` tries. One for which there was no memory at the time is: that may have changed.
         """
         self._waiting += 1
+        self._nobody_waits.clear()
         try:
             while self._ready is None or self._transition is not None or self._closed:
                 if self._closed:
@@ -146,6 +111,8 @@ class LocalModel:
                 await _until_over(self._transition or self._begin(self._load()))
         finally:
             self._waiting -= 1
+            if not self._waiting:
+                self._nobody_waits.set()
         self._users += 1
         self._unused.clear()
         self._touch()
@@ -191,13 +158,13 @@ class LocalModel:
         """Unload, once running answers are finished; whether that was within ``patience`` s."""
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
+                # Whoever waited for it comes first, or two models could replace one another for
+                # ever without answering anybody.
                 while self._transition is not None or (self._waiting and self._ready is not None):
                     if self._transition is not None:
                         await asyncio.shield(self._transition)
                     else:
-                        # Whoever waited for it comes first, or two models could replace one
-                        # another for ever without answering anybody.
-                        await asyncio.sleep(0)
+                        await self._nobody_waits.wait()
         if self._transition is None and self._ready is not None:
             await asyncio.shield(self._begin(self._unload(self._ready, patience)))
         return self._ready is None

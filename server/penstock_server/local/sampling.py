@@ -48,7 +48,7 @@ class Defaults:
         return cls(**{**values, "temperature": temperature})
 
 
-class Recipe:
+class SamplingParams:
     """How one answer's tokens are drawn; belongs to it alone.
 
     In this order, where a value is not neutral: raw scores are changed by ``repetition_penalty``
@@ -63,9 +63,9 @@ class Recipe:
 
     Example::
 
-        recipe = Recipe(job.sampling, defaults)
-        if not recipe.greedy:
-            token = first(cumulated > recipe.number() * cumulated[-1])
+        params = SamplingParams(job.sampling, defaults)
+        if not params.greedy:
+            token = first(cumulated > params.number() * cumulated[-1])
     """
 
     __slots__ = (

@@ -15,7 +15,7 @@ from penstock_server.local.job import Job
 from penstock_server.local.sampling import Defaults
 from transformers import PreTrainedModel
 
-from penstock_hf.batch import check_tokens, out_of_memory, vocabulary
+from penstock_hf.failures import check_tokens, out_of_memory, vocabulary
 from penstock_hf.sampling import Draw, draw
 from penstock_hf.slots import is_out_of_memory
 

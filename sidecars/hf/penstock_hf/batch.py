@@ -9,19 +9,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import torch
 from penstock import v1
-from penstock_server.errors import Failure, Violation
-from penstock_server.local.backend import Outcome, OutOfMemory
+from penstock_server.errors import Failure
+from penstock_server.local.backend import Outcome
 from penstock_server.local.job import Job
 from penstock_server.local.sampling import Defaults
 from transformers import PreTrainedModel
 
 from penstock_hf.attention import Decoding, Layout, Part, laid_out, slot_cache
-from penstock_hf.prefixes import SHORTEST, Prefixes, Tokens, as_tokens, common
+from penstock_hf.failures import (
+    check_tokens,
+    failure_of,
+    no_memory,
+    no_room,
+    out_of_memory,
+    vocabulary,
+)
+from penstock_hf.prefixes import Prefixes, as_tokens
+from penstock_hf.rows import Row, Step, lay_decoding, lay_parts
 from penstock_hf.sampling import Draw, Drawn, draw
+from penstock_hf.sharing import Sharing
 from penstock_hf.slots import NoRoom, Place, Slots, is_out_of_memory
 
 # Room for so many tokens of an answer is taken at once, so that few answers have to move.
@@ -32,42 +41,6 @@ _LARGEST_MASK = 1 << 25
 
 # So many times the usual part of prompts where no answer is being written that would wait.
 _UNDISTURBED = 2
-
-
-@dataclass(eq=False, slots=True)
-class Row:
-    """A job in the batch: its place, and how its tokens are drawn."""
-
-    job: Job
-    draw: Draw
-    place: Place
-    prompt: Tokens
-    """What had to be computed when it joined."""
-    leader: Row | None = None
-    """Who is computing what this one begins with, too."""
-    shared: int = 0
-    """How many tokens that is."""
-    dirty: bool = False
-    """Its keys and values may be no numbers."""
-
-    @property
-    def left(self) -> int:
-        """Tokens still to be computed before the next one can be drawn."""
-        return len(self.job.tokens) - self.place.length
-
-
-@dataclass(slots=True)
-class _Step:
-    """What is computed in one step: rows with the tokens that are theirs."""
-
-    decoding: list[Row] = field(default_factory=list)
-    parts: list[tuple[Row, int]] = field(default_factory=list)
-
-    @property
-    def rows(self) -> Iterator[tuple[Row, int]]:
-        """All of them, each with how many tokens."""
-        yield from ((row, 1) for row in self.decoding)
-        yield from self.parts
 
 
 class SlotBatch:
@@ -102,6 +75,7 @@ class SlotBatch:
     ) -> None:
         self.slots = slots
         self.prefixes = Prefixes()
+        self._sharing = Sharing(slots, self.prefixes)
         self.most = most
         self._model = model
         self._defaults = defaults
@@ -133,7 +107,7 @@ class SlotBatch:
         if place is None:
             return False
         row = Row(job, job.memo, place, tokens)
-        self._reuse(row)
+        self._sharing.begin(row, self._rows.values())
         self._rows[job] = row
         if not job.written:
             job.cached = max(place.length, row.shared)
@@ -147,29 +121,24 @@ class SlotBatch:
         place = row.place
         for other in self._rows.values():
             if other.leader is row:
-                self._part_ways(other, row)
+                self._sharing.part_ways(other)
+        if not row.dirty:
+            self._sharing.keep(row)
         # What has given no scores yet may be no numbers, and nobody would know.
-        dirty = row.dirty or not place.decoding
-        if not row.dirty and place.length >= SHORTEST:
-            tokens = as_tokens(job.tokens[: place.length])
-            size = place.length * self.slots.token_bytes
-            if self._room_for_prefix(size) and not self.prefixes.known(tokens):
-                with suppress(MemoryError, torch.OutOfMemoryError):
-                    self.prefixes.keep(tokens, self.slots.copy(place, place.length))
-        self.slots.release(place, dirty=dirty)
-        self._bound_prefixes()
+        self.slots.release(place, dirty=row.dirty or not place.decoding)
+        self._sharing.bound()
 
     def step(self) -> list[Outcome]:
         """See `Backend.step`."""
         outcomes: list[Outcome] = []
-        step = _Step()
+        step = Step()
         try:
             for outcome in self._make_room():
                 outcomes.append(outcome)  # kept, whatever comes after it
             step = self._plan()
             if step.decoding or step.parts:
-                decoding = list(self._lay_decoding(step.decoding))
-                parts = _lay_parts(step.parts, len(step.decoding))
+                decoding = list(lay_decoding(step.decoding, self._counting))
+                parts = lay_parts(step.parts, len(step.decoding))
                 outcomes += self._forward(step, decoding, parts)
         except Exception as error:
             if not step.decoding and not step.parts:
@@ -199,7 +168,7 @@ class SlotBatch:
         if self._rows:
             return None
         if ran_out:
-            raise _no_memory()
+            raise no_memory()
         raise Failure(
             v1.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED,
             f"the prompt has {len(job.tokens):,} tokens, whose keys and values take more than the "
@@ -207,60 +176,6 @@ class SlotBatch:
             "--cache-memory",
             input_tokens=str(len(job.tokens)),
         )
-
-    # Beginnings.
-
-    def _reuse(self, row: Row) -> None:
-        """Take over what has been computed of the row's tokens; the last is always computed."""
-        own = row.prompt[:-1]
-        entry, length = self.prefixes.longest(own)
-        best: Row | None = None
-        for other in self._rows.values():
-            if other.dirty or len(own) < SHORTEST or len(other.prompt) < SHORTEST:
-                continue
-            shared = common(other.prompt, own)
-            if shared >= length + SHORTEST:
-                best, length = other, shared
-        if best is not None:
-            row.leader, row.shared = best, length
-            if self._follow(row):
-                return
-        if entry is not None:
-            length = common(entry.tokens, own)
-            self.slots.fill(row.place, entry.layers, length)
-
-    def _follow(self, row: Row) -> bool:
-        """Take over the leader's, once it is there; whether the row may go on."""
-        leader = row.leader
-        if leader is None:
-            return True
-        if leader.place.length < row.shared:
-            return False
-        self.slots.fill(row.place, self.slots.views(leader.place), row.shared)
-        row.leader = None
-        return True
-
-    def _part_ways(self, row: Row, leader: Row) -> None:
-        """Take over as much as the leader has when it leaves."""
-        row.leader = None
-        length = min(row.shared, leader.place.length)
-        if not leader.dirty and length > row.place.length:
-            self.slots.fill(row.place, self.slots.views(leader.place), length)
-        if not row.job.written:
-            row.job.cached = row.place.length
-
-    def _room_for_prefix(self, size: int) -> bool:
-        limit = self.slots.limit
-        if not limit:
-            return True
-        if size > limit // 2:
-            return False
-        self.prefixes.shrink(max(0, limit // 2 - size))
-        return self.prefixes.bytes + size + self.slots.bytes <= limit
-
-    def _bound_prefixes(self) -> None:
-        if self.slots.limit:
-            self.prefixes.shrink(max(0, self.slots.limit - self.slots.bytes))
 
     # One step.
 
@@ -274,7 +189,7 @@ class SlotBatch:
                 except NoRoom as error:
                     newest = next(reversed(self._rows))
                     if len(self._rows) == 1:
-                        failure = _no_memory() if error.ran_out else _no_room(self.slots.limit)
+                        failure = no_memory() if error.ran_out else no_room(self.slots.limit)
                         yield Outcome(newest, failure=failure)
                     else:
                         yield Outcome(newest)
@@ -294,12 +209,14 @@ class SlotBatch:
         """Forget as much as a sequence of so many tokens needs."""
         self.prefixes.shrink(self.slots.limit - self.slots.bytes - self.slots.needed(wanted))
 
-    def _plan(self) -> _Step:
-        step = _Step()
+    def _plan(self) -> Step:
+        step = Step()
         for arena in self.slots.arenas:
             step.decoding += (self._rows[place.owner] for place in arena.places[: arena.decoding])
         filling = [
-            row for row in self._rows.values() if not row.place.decoding and self._follow(row)
+            row
+            for row in self._rows.values()
+            if not row.place.decoding and self._sharing.follow(row)
         ]
         if filling:
             oldest, *others = filling
@@ -323,7 +240,7 @@ class SlotBatch:
         most = _LARGEST_MASK // (self._shared_heads * len(row.job.tokens))
         return min(row.left, int(cost / (1 + row.place.length / self._doubling)), max(16, most))
 
-    def _apart(self, step: _Step) -> list[Outcome] | None:
+    def _apart(self, step: Step) -> list[Outcome] | None:
         """After a step that failed: in halves, so that the failure is only whose it is.
 
         What is too much memory for all may be little enough for half; None where it is too much
@@ -336,7 +253,7 @@ class SlotBatch:
             return None
         for row, error in failed:
             row.dirty = True
-            outcomes.append(Outcome(row.job, failure=_failed(error)))
+            outcomes.append(Outcome(row.job, failure=failure_of(error)))
         return outcomes
 
     def _halves(
@@ -345,7 +262,7 @@ class SlotBatch:
         middle = (len(rows) + 1) // 2
         for half in filter(None, (rows[:middle], rows[middle:])):
             try:
-                yield from self._forward(_Step(parts=[*half]), [], _lay_parts(half, 0))
+                yield from self._forward(Step(parts=[*half]), [], lay_parts(half, 0))
             except Exception as error:
                 if is_out_of_memory(error) and self._device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -354,24 +271,8 @@ class SlotBatch:
                 else:
                     failed.append((half[0][0], error))
 
-    def _lay_decoding(self, rows: Sequence[Row]) -> Iterator[Decoding]:
-        start = 0
-        while start < len(rows):
-            arena = rows[start].place.arena
-            end = start + arena.decoding
-            lengths = [row.place.length for row in rows[start:end]]
-            yield Decoding(
-                arena,
-                start,
-                end,
-                self._counting[: end - start],
-                torch.tensor(lengths, device=self._device),
-                max(lengths) + 1,
-            )
-            start = end
-
     def _forward(
-        self, step: _Step, decoding: Sequence[Decoding], parts: Sequence[Part]
+        self, step: Step, decoding: Sequence[Decoding], parts: Sequence[Part]
     ) -> list[Outcome]:
         tokens: list[int] = []
         positions: list[int] = []
@@ -411,63 +312,3 @@ class SlotBatch:
             with suppress(MemoryError, RuntimeError):
                 self.slots.start_decoding(row.place)
         return Outcome(row.job, drawn.token, drawn.scores)
-
-
-def _lay_parts(parts: Sequence[tuple[Row, int]], start: int) -> list[Part]:
-    laid: list[Part] = []
-    for row, count in parts:
-        laid.append(Part(row.place, start, start + count, row.place.length))
-        start += count
-    return laid
-
-
-def vocabulary(model: PreTrainedModel) -> int:
-    """How many tokens the model's embedding knows."""
-    weight = model.get_input_embeddings().weight
-    assert isinstance(weight, torch.Tensor)
-    return weight.shape[0]
-
-
-def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:
-    """Refuse what the embedding has no row for: on a GPU, it would end the process."""
-    stranger = next((token for token in tokens if not 0 <= token < vocabulary), None)
-    if stranger is not None:
-        problem = (
-            f"has the token {stranger}, which the model does not know; its ids end at "
-            f"{vocabulary - 1}: tokenizer and model do not fit"
-        )
-        raise Failure.invalid([Violation("prompt", problem)])
-
-
-def out_of_memory(error: BaseException, device: torch.device) -> OutOfMemory:
-    """What to raise where torch found too little memory."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return OutOfMemory(f"{type(error).__name__} on {device}")
-
-
-def _failed(error: Exception) -> Failure:
-    if isinstance(error, Failure):
-        return error
-    if is_out_of_memory(error):
-        return _no_memory()
-    return Failure(
-        v1.ERROR_REASON_ENGINE_FAILURE,
-        f"the model failed at this answer: {type(error).__name__}: {' '.join(str(error).split())}",
-    )
-
-
-def _no_memory() -> Failure:
-    return Failure(
-        v1.ERROR_REASON_ENGINE_FAILURE,
-        "there is too little memory for this answer; send a shorter prompt, or bound what is "
-        "computed together: --max-batch, --prefill-chunk, --context-length, --cache-memory",
-    )
-
-
-def _no_room(limit: int) -> Failure:
-    return Failure(
-        v1.ERROR_REASON_ENGINE_FAILURE,
-        f"the answer has outgrown the {limit:,} bytes that there are for keys and values; bound "
-        "max_output_tokens, or raise --cache-memory",
-    )

@@ -1,7 +1,7 @@
 """How tokens are drawn: one step's scores in, one token for each row out.
 
-What each row wishes is a `Recipe`; here is the arithmetic, for as many rows at once as can share
-it. Nothing that one row draws depends on which others are there.
+What each row wishes are its `SamplingParams`; here is the arithmetic, for as many rows at once as
+can share it. Nothing that one row draws depends on which others are there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from penstock import v1
 from penstock_server.errors import Failure
 from penstock_server.local.job import Job, Scores
-from penstock_server.local.sampling import Defaults, Recipe
+from penstock_server.local.sampling import Defaults, SamplingParams
 from transformers.generation.logits_process import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
@@ -49,7 +49,7 @@ _USUAL = frozenset({"top_k", "top_p", "min_p"})
 
 
 class Draw:
-    """One answer's drawing: its recipe, and what its penalties have to remember.
+    """One answer's drawing: its parameters, and what its penalties have to remember.
 
     ``tokens`` of the job that were there already, such as those before the answer had to wait
     anew, count as seen.
@@ -57,18 +57,18 @@ class Draw:
 
     def __init__(self, job: Job, defaults: Defaults) -> None:
         self.job = job
-        self.recipe = Recipe(job.sampling, defaults)
+        self.params = SamplingParams(job.sampling, defaults)
         self.constraint = job.constraint
         self.top_logprobs = job.top_logprobs
         warpers = {
             name: make(value)
             for name, (matters, make) in _WARPERS.items()
-            if matters(value := getattr(self.recipe if name in _USUAL else defaults, name))
+            if matters(value := getattr(self.params if name in _USUAL else defaults, name))
         }
         self.warpers = list(warpers.values()) if warpers.keys() - _USUAL else []
         self.filters = bool(warpers) and not self.warpers
         """Whether only the likeliest tokens may be drawn, by the usual ways alone."""
-        self.edits = self.recipe.changes_scores or self.constraint is not None
+        self.edits = self.params.changes_scores or self.constraint is not None
         self._seen: torch.Tensor | None = None
         self._written: torch.Tensor | None = None
         self._counted = 0
@@ -82,20 +82,20 @@ class Draw:
         """
         place = len(self.job.tokens)
         if self._number[0] != place:
-            self._number = (place, self.recipe.number())
+            self._number = (place, self.params.number())
         return self._number[1]
 
     def edit(self, scores: torch.Tensor) -> None:
         """Penalties, biases and what the constraint forbids: on one row's scores, in place."""
-        recipe = self.recipe
-        if recipe.repetition_penalty != 1 or recipe.presence or recipe.frequency:
+        params = self.params
+        if params.repetition_penalty != 1 or params.presence or params.frequency:
             self._penalise(scores)
-        if recipe.bias:
+        if params.bias:
             if self._bias is None:
                 self._bias = (
-                    torch.tensor(list(recipe.bias), device=scores.device),
+                    torch.tensor(list(params.bias), device=scores.device),
                     torch.tensor(
-                        list(recipe.bias.values()), dtype=scores.dtype, device=scores.device
+                        list(params.bias.values()), dtype=scores.dtype, device=scores.device
                     ),
                 )
             scores.index_add_(0, *self._bias)
@@ -105,7 +105,7 @@ class Draw:
                 self._forbid(scores, allowed)
 
     def _penalise(self, scores: torch.Tensor) -> None:
-        recipe, job = self.recipe, self.job
+        params, job = self.params, self.job
         if self._seen is None or self._written is None:
             self._seen = torch.zeros_like(scores, dtype=torch.bool)
             self._written = torch.zeros_like(scores)
@@ -114,12 +114,12 @@ class Draw:
             self._written.zero_()
         self._count(job.tokens[self._counted :], scores)
         self._counted = len(job.tokens)
-        penalty = recipe.repetition_penalty
+        penalty = params.repetition_penalty
         if penalty != 1:
             less = torch.where(scores < 0, scores * penalty, scores / penalty)
             scores.copy_(torch.where(self._seen, less, scores))
-        if recipe.presence or recipe.frequency:
-            scores -= self._written * recipe.frequency + (self._written > 0) * recipe.presence
+        if params.presence or params.frequency:
+            scores -= self._written * params.frequency + (self._written > 0) * params.presence
 
     def _count(self, tokens: Sequence[int], scores: torch.Tensor) -> None:
         assert self._seen is not None
@@ -180,7 +180,7 @@ def draw(scores: torch.Tensor, rows: Sequence[Draw]) -> list[Drawn]:
                 drawn[i].failure = _impossible()
     tokens = scores.argmax(-1)
     sampled = [
-        i for i, row in enumerate(rows) if not row.recipe.greedy and drawn[i].failure is None
+        i for i, row in enumerate(rows) if not row.params.greedy and drawn[i].failure is None
     ]
     if sampled:
         index = torch.tensor(sampled, device=scores.device)
@@ -193,7 +193,7 @@ def draw(scores: torch.Tensor, rows: Sequence[Draw]) -> list[Drawn]:
 
 
 def _sample(scores: torch.Tensor, rows: Sequence[Draw]) -> torch.Tensor:
-    temperatures = torch.tensor([row.recipe.temperature for row in rows], device=scores.device)
+    temperatures = torch.tensor([row.params.temperature for row in rows], device=scores.device)
     scores = scores / temperatures[:, None]
     for i, row in enumerate(rows):
         for warp in row.warpers:
@@ -210,39 +210,39 @@ def _sample(scores: torch.Tensor, rows: Sequence[Draw]) -> torch.Tensor:
     filtered = [i for i, row in enumerate(rows) if row.filters]
     if filtered:
         tokens[filtered] = _sample_likeliest(
-            scores[filtered], numbers[filtered], [rows[i].recipe for i in filtered]
+            scores[filtered], numbers[filtered], [rows[i].params for i in filtered]
         )
     return tokens
 
 
 def _sample_likeliest(
-    scores: torch.Tensor, numbers: torch.Tensor, recipes: Sequence[Recipe]
+    scores: torch.Tensor, numbers: torch.Tensor, wishes: Sequence[SamplingParams]
 ) -> torch.Tensor:
     vocabulary = scores.shape[-1]
-    most = min(vocabulary, max(_LIKELIEST, *(recipe.top_k for recipe in recipes)))
+    most = min(vocabulary, max(_LIKELIEST, *(params.top_k for params in wishes)))
     ordered, ids = scores.topk(most, dim=-1)
     total = scores.logsumexp(-1, keepdim=True)
     if most < vocabulary:
         reached = (ordered - total).exp().sum(-1).tolist()
         least = (ordered[:, -1] - ordered[:, 0]).exp().tolist()
         enough = [
-            recipe.top_k > 0 or share >= recipe.top_p or last < recipe.min_p
-            for share, last, recipe in zip(reached, least, recipes, strict=True)
+            params.top_k > 0 or share >= params.top_p or last < params.min_p
+            for share, last, params in zip(reached, least, wishes, strict=True)
         ]
         if not all(enough):
             ordered, ids = scores.sort(-1, descending=True)
     kept = ordered.shape[-1]
     device = scores.device
-    top_k = torch.tensor([recipe.top_k or kept for recipe in recipes], device=device)[:, None]
-    top_p = torch.tensor([recipe.top_p for recipe in recipes], device=device)[:, None]
+    top_k = torch.tensor([params.top_k or kept for params in wishes], device=device)[:, None]
+    top_p = torch.tensor([params.top_p for params in wishes], device=device)[:, None]
     floor = torch.tensor(
-        [math.log(recipe.min_p) if recipe.min_p else -math.inf for recipe in recipes],
+        [math.log(params.min_p) if params.min_p else -math.inf for params in wishes],
         device=device,
     )[:, None]
     keep = torch.arange(kept, device=device)[None] < top_k
     # top_p is a share of what top_k has left.
     whole = torch.where(
-        torch.tensor([[recipe.top_k > 0] for recipe in recipes], device=device),
+        torch.tensor([[params.top_k > 0] for params in wishes], device=device),
         ordered.masked_fill(~keep, -math.inf).logsumexp(-1, keepdim=True),
         total,
     )

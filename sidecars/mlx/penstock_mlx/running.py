@@ -19,7 +19,8 @@ from penstock_server.local.engine import Loaded
 from penstock_server.local.sampling import Defaults
 
 from penstock_mlx.batch import Batch
-from penstock_mlx.rows import MergedRows, Rows, SingleRow, SlotRows
+from penstock_mlx.rows import MergedRows, Rows, SingleRow
+from penstock_mlx.slot_rows import SlotRows
 
 _MOST = 64
 """How many answers are computed at a time, where the operator does not say."""

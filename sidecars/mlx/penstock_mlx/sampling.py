@@ -1,8 +1,8 @@
 """How tokens are drawn: one step's scores in, one token for each row out.
 
-What each row wishes is a `Recipe`; here is the arithmetic. It is numpy's, not mlx's: on a CPU, mlx
-takes ten times as long for an exponential and twenty times as long for a maximum, and numpy reads
-mlx's memory where it is. Nothing that one row draws depends on which others are there.
+What each row wishes are its `SamplingParams`; here is the arithmetic. It is numpy's, not mlx's: on
+a CPU, mlx takes ten times as long for an exponential and twenty times as long for a maximum, and
+numpy reads mlx's memory where it is. Nothing that one row draws depends on which others are there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from penstock import v1
 from penstock_server.errors import Failure
 from penstock_server.local.job import Job, Scores
-from penstock_server.local.sampling import Defaults, Recipe
+from penstock_server.local.sampling import Defaults, SamplingParams
 
 Row = NDArray[np.float32]
 """One score for each token id."""
@@ -29,21 +29,21 @@ _LIKELIEST = 1_024
 
 
 class Draw:
-    """One answer's drawing: its recipe, and what its penalties have to remember.
+    """One answer's drawing: its parameters, and what its penalties have to remember.
 
     A job that has written already, and goes on after it had to wait anew, goes on in its numbers.
     """
 
     def __init__(self, job: Job, defaults: Defaults) -> None:
         self.job = job
-        self.recipe = Recipe(job.sampling, defaults)
-        if not self.recipe.greedy:
+        self.params = SamplingParams(job.sampling, defaults)
+        if not self.params.greedy:
             for _ in range(job.written):
-                self.recipe.number()
+                self.params.number()
         self._number: float | None = None
-        recipe = self.recipe
+        params = self.params
         self._penalises = bool(
-            recipe.repetition_penalty != 1 or recipe.presence or recipe.frequency
+            params.repetition_penalty != 1 or params.presence or params.frequency
         )
         self._bias: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
         self._ids: list[int] = []  # of all tokens so far, each once
@@ -54,18 +54,18 @@ class Draw:
     @property
     def edits(self) -> bool:
         """Whether scores are changed before anything is drawn from them."""
-        return self.recipe.changes_scores or self.job.constraint is not None
+        return self.params.changes_scores or self.job.constraint is not None
 
     @property
     def filters(self) -> bool:
         """Whether only the likeliest tokens may be drawn."""
-        recipe = self.recipe
-        return recipe.top_k > 0 or recipe.top_p < 1 or recipe.min_p > 0
+        params = self.params
+        return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
 
     def number(self) -> float:
         """This token's random number; the same until `drawn`, should a step be tried again."""
         if self._number is None:
-            self._number = self.recipe.number()
+            self._number = self.params.number()
         return self._number
 
     def drawn(self) -> None:
@@ -76,9 +76,9 @@ class Draw:
         """Penalties, biases and what the constraint forbids, in place."""
         if self._penalises:
             self._penalise(scores)
-        if self.recipe.bias:
+        if self.params.bias:
             if self._bias is None:
-                known = {k: b for k, b in self.recipe.bias.items() if k < len(scores)}
+                known = {k: b for k, b in self.params.bias.items() if k < len(scores)}
                 self._bias = np.array(list(known), np.int64), np.array(list(known.values()), "f4")
             scores[self._bias[0]] += self._bias[1]
         if self.job.constraint is not None:
@@ -91,7 +91,7 @@ class Draw:
                 scores[~may] = -math.inf
 
     def _penalise(self, scores: Row) -> None:
-        recipe, job = self.recipe, self.job
+        params, job = self.params, self.job
         if self._known is None or self._written is None:
             self._known = np.zeros(len(scores), np.bool_)
             self._written = np.zeros(len(scores), np.float32)
@@ -103,13 +103,13 @@ class Draw:
         self._counted = len(job.tokens)
         ids = np.array(self._ids, np.int64)
         its = scores[ids]
-        penalty = recipe.repetition_penalty
+        penalty = params.repetition_penalty
         if penalty != 1:
             its = np.where(its < 0, its * np.float32(penalty), its / np.float32(penalty))
-        if recipe.presence or recipe.frequency:
+        if params.presence or params.frequency:
             counts = self._written[ids]
-            its = its - counts * np.float32(recipe.frequency)
-            its -= (counts > 0) * np.float32(recipe.presence)
+            its = its - counts * np.float32(params.frequency)
+            its -= (counts > 0) * np.float32(params.presence)
         scores[ids] = its
 
     def _see(self, known: NDArray[np.bool_], tokens: Sequence[int]) -> None:
@@ -151,7 +151,7 @@ def draw(scores: Rows, rows: Sequence[Draw]) -> list[Drawn]:
                 drawn[i].failure = _edit_failed(error)
         tokens[edited] = scores[edited].argmax(-1)
     sampled = [
-        i for i, row in enumerate(rows) if not row.recipe.greedy and drawn[i].failure is None
+        i for i, row in enumerate(rows) if not row.params.greedy and drawn[i].failure is None
     ]
     if sampled:
         tokens[sampled] = _sample(scores[sampled], [rows[i] for i in sampled])
@@ -165,13 +165,13 @@ def draw(scores: Rows, rows: Sequence[Draw]) -> list[Drawn]:
 
 
 def _sample(scores: Rows, rows: Sequence[Draw]) -> list[int]:
-    scores /= np.array([row.recipe.temperature for row in rows], np.float32)[:, None]
+    scores /= np.array([row.params.temperature for row in rows], np.float32)[:, None]
     highest = scores.max(-1)
     filtered = [i for i, row in enumerate(rows) if row.filters]
     least = {}
     if filtered:
-        recipes = [rows[i].recipe for i in filtered]
-        least = dict(zip(filtered, _least(scores[filtered], recipes), strict=True))
+        params = [rows[i].params for i in filtered]
+        least = dict(zip(filtered, _least(scores[filtered], params), strict=True))
     tokens = []
     for i, row in enumerate(rows):
         its = scores[i]
@@ -194,31 +194,31 @@ def _find(weights: Row, number: float) -> int:
     return int(np.searchsorted(reached, number * reached[-1], side="right"))
 
 
-def _least(scores: Rows, recipes: Sequence[Recipe]) -> Row:
+def _least(scores: Rows, wishes: Sequence[SamplingParams]) -> Row:
     """The lowest score of each row that may still be drawn, by top_k, top_p and min_p."""
     highest = scores.max(-1, keepdims=True)
     vocabulary = scores.shape[-1]
-    most = min(vocabulary, max(_LIKELIEST, *(recipe.top_k for recipe in recipes)))
+    most = min(vocabulary, max(_LIKELIEST, *(params.top_k for params in wishes)))
     total = np.exp(scores - highest).sum(-1)
     ordered = _likeliest(scores, most)
     if most < vocabulary:
         reached = np.exp(ordered - highest).sum(-1)
-        for recipe, share in zip(recipes, reached / total, strict=True):
-            if share < recipe.top_p and not recipe.top_k:
+        for params, share in zip(wishes, reached / total, strict=True):
+            if share < params.top_p and not params.top_k:
                 ordered = _likeliest(scores, vocabulary)
                 break
-    least = np.empty(len(recipes), np.float32)
-    for i, recipe in enumerate(recipes):
+    least = np.empty(len(wishes), np.float32)
+    for i, params in enumerate(wishes):
         # top_p is a share of what top_k has left.
-        kept = ordered[i, : recipe.top_k or None]
-        if recipe.top_p < 1:
+        kept = ordered[i, : params.top_k or None]
+        if params.top_p < 1:
             weights = np.exp(kept - highest[i])
-            whole = weights.sum() if recipe.top_k else total[i]
+            whole = weights.sum() if params.top_k else total[i]
             before = np.cumsum(weights) - weights
-            kept = kept[: max(1, np.count_nonzero(before < recipe.top_p * whole))]
+            kept = kept[: max(1, np.count_nonzero(before < params.top_p * whole))]
         least[i] = kept[-1]
-        if recipe.min_p > 0:
-            least[i] = max(least[i], min(kept[0], kept[0] + math.log(recipe.min_p)))
+        if params.min_p > 0:
+            least[i] = max(least[i], min(kept[0], kept[0] + math.log(params.min_p)))
     return least
 
 
