@@ -22,7 +22,7 @@ from penstock.errors import BY_REASON, ModelNotFoundError, ProviderAPIError
 from penstock.events import EventEmitter, EventType
 from penstock.response import GenerateResponse, of_answer
 from penstock.streaming import AsyncChunkStream, ChunkStream, Reading
-from penstock.tools import as_tools
+from penstock.tools import definition_of
 
 _T = TypeVar("_T")
 
@@ -182,7 +182,7 @@ class Core:
         request = generate_request(
             conversation(prompt, messages, media),
             system=system_prompt,
-            tools=as_tools(tools) if tools else None,
+            tools=[_tool(tool) for tool in tools] if tools else None,
             **said,
         )
         return Question(request, self._seconds(timeout), prompt, labels or {})
@@ -299,6 +299,19 @@ class Core:
         if error is None and reading.answer is None:
             data["error"] = "broken off"
         return EventType.GENERATION_COMPLETED, data
+
+
+def _tool(tool: Any) -> v1.Tool | Mapping[str, Any]:
+    """A tool as the request takes it: a function, a definition, or a description of one."""
+    if isinstance(tool, v1.Tool):
+        return tool
+    if not isinstance(tool, Mapping):
+        return definition_of(tool).to_proto()
+    described = tool.get("function", tool)  # OpenAI's shape has it one level down
+    return {name: value for name, value in described.items() if name in _TOOL_FIELDS}
+
+
+_TOOL_FIELDS = frozenset(field.name for field in v1.Tool.DESCRIPTOR.fields)
 
 
 def _is_word(thinking: Any) -> bool:

@@ -90,7 +90,7 @@ class Blocking:
 
     async def pause(self, seconds: float) -> None:
         """See `Flavour.pause`."""
-        time.sleep(seconds)
+        time.sleep(seconds)  # noqa: ASYNC251 - blocking is what it is for
 
     async def work(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """See `Flavour.work`."""

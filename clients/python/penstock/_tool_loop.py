@@ -10,7 +10,7 @@ import grpc
 from penstock import messages as make
 from penstock import v1
 from penstock._core import Core, Question
-from penstock._flavours import Flavour
+from penstock._flavours import Flavour, run
 from penstock.errors import PenstockError
 from penstock.response import GenerateResponse
 from penstock.tools import result_text
@@ -88,3 +88,72 @@ async def run_tools(
 
 
 _ONCE = frozenset({v1.ToolChoice.MODE_REQUIRED, v1.ToolChoice.MODE_TOOL})
+
+
+class ToolCalling:
+    """The part of `penstock.LLM` that lets the model call tools."""
+
+    _core: Core
+
+    def run_tools(
+        self,
+        prompt: str = "",
+        tools: Sequence[Any] = (),
+        *,
+        max_rounds: int = ROUNDS,
+        tool_timeout: float | None = None,
+        **options: Any,
+    ) -> GenerateResponse:
+        """Ask, call the tools that the model wants, tell it what came of them, and so on.
+
+        Args:
+            prompt: what is asked.
+            tools: functions (see `penstock.tool`).
+            max_rounds: how often the model is asked at most.
+            tool_timeout: seconds that each tool may take. A tool that fails, or takes longer, is
+                told to the model as having failed.
+            **options: as of `generate`.
+
+        Returns:
+            The answer that wants no tools; its ``metadata`` has ``tool_rounds``,
+            ``tool_results``, ``total_usage`` of all rounds, and ``messages``, the whole
+            conversation, to go on from.
+
+        Raises:
+            ToolLoopError: after ``max_rounds`` the model still wants tools.
+
+        Example::
+
+            llm.run_tools("Do I need an umbrella in Oslo?", [weather]).content
+        """
+        question = self._core.question(prompt, tools=tools, **options)
+        return run(
+            run_tools(
+                self._core,
+                self._core.blocking,
+                question,
+                tools,
+                rounds=max_rounds,
+                timeout=tool_timeout,
+            )
+        )
+
+    async def arun_tools(
+        self,
+        prompt: str = "",
+        tools: Sequence[Any] = (),
+        *,
+        max_rounds: int = ROUNDS,
+        tool_timeout: float | None = None,
+        **options: Any,
+    ) -> GenerateResponse:
+        """`run_tools`' twin."""
+        question = self._core.question(prompt, tools=tools, **options)
+        return await run_tools(
+            self._core,
+            self._core.asynchronous,
+            question,
+            tools,
+            rounds=max_rounds,
+            timeout=tool_timeout,
+        )

@@ -109,11 +109,11 @@ def write(filepath: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
         with contextlib.suppress(
             OSError
         ):  # a new file is private; one that was there stays as it was
-            os.chmod(beside, target.stat().st_mode & 0o777)
-        os.replace(beside, target)
+            Path(beside).chmod(target.stat().st_mode & 0o777)
+        Path(beside).replace(target)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(beside)
+            Path(beside).unlink()
         raise
 
 

@@ -1,7 +1,7 @@
-"""Many calls at once: lists of prompts to one model, and one prompt to several models.
+"""Many calls at once: a list of prompts to one model.
 
 What a worker does is written once; threads run it for ``batch``, tasks for ``abatch``. The
-public methods are `LLM.batch`, `LLM.abatch`, `compare` and `acompare`.
+public methods are `LLM.batch` and `LLM.abatch`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import asyncio
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -20,18 +20,15 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from contextlib import aclosing, contextmanager
+from typing import Any, Literal, TypeAlias, overload
 
 from penstock._core import Core, Question
 from penstock._flavours import Flavour, run
 from penstock.errors import PenstockError, QuotaExhaustedError, RateLimitError
 from penstock.events import EventType
-from penstock.response import GenerateResponse
-
-if TYPE_CHECKING:
-    from penstock.llm import LLM
+from penstock.structured import ATTEMPTS as ANSWERS
+from penstock.structured import attempts_of, generate_structured
 
 Prompt: TypeAlias = str | Mapping[str, Any]
 """A prompt of a batch: text, or the arguments of `LLM.generate` as a mapping."""
@@ -144,7 +141,9 @@ def in_threads(plan: Plan, flavour: Flavour, workers: int) -> Iterator[tuple[int
         plan.stopped = True
 
 
-async def in_tasks(plan: Plan, flavour: Flavour, workers: int) -> AsyncIterator[tuple[int, Result]]:
+async def in_tasks(
+    plan: Plan, flavour: Flavour, workers: int
+) -> AsyncGenerator[tuple[int, Result], None]:
     """`in_threads`' twin."""
     done: asyncio.Queue[tuple[int, Result]] = asyncio.Queue()
 
@@ -177,7 +176,7 @@ def bar(total: int, progress: bool | None, title: str) -> Iterator[Callable[[], 
     if progress is False or (progress is None and total < 2):
         yield lambda: None
         return
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     with tqdm(
         total=total, desc=title, unit="call", disable=None if progress is None else False
@@ -194,129 +193,125 @@ def arguments_of(prompt: Prompt) -> Mapping[str, Any]:
     raise TypeError(f"a prompt of a batch is text or a mapping, not {type(prompt).__name__}")
 
 
-@dataclass(frozen=True)
-class Compared:
-    """What one of several models answered; either ``response`` or ``error`` is there."""
+class Batching:
+    """The part of `penstock.LLM` that asks many things at once."""
 
-    llm: LLM
-    response: GenerateResponse | None = None
-    error: PenstockError | None = None
+    _core: Core
 
+    @overload
+    def batch(
+        self, prompts: Iterable[Prompt], *, as_completed: Literal[False] = ..., **options: Any
+    ) -> list[Result]: ...
+    @overload
+    def batch(
+        self, prompts: Iterable[Prompt], *, as_completed: Literal[True], **options: Any
+    ) -> Iterator[tuple[int, Result]]: ...
+    def batch(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        max_concurrency: int = CONCURRENCY,
+        as_completed: bool = False,
+        return_exceptions: bool = False,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Ask many things at once; takes about as long as the slowest of them.
 
-@dataclass(frozen=True)
-class Comparison:
-    """What several models answered to the same question, in the order in which they were given.
+        Args:
+            prompts: texts, or mappings with the arguments of `generate`.
+            max_concurrency: how many calls run at a time.
+            as_completed: whether to return an iterator of ``(place, result)`` as answers come,
+                instead of a list in the order of the prompts.
+            return_exceptions: whether a failed call's `PenstockError` is its result. Else the
+                first failure is raised, and what still runs is cancelled.
+            progress: whether to show a bar on stderr. Default: where a terminal watches.
+            **options: as of `generate`, for all of them.
 
-    Example::
+        A server that says "too many, come back later" (RateLimitError) is heeded by all calls of
+        the batch, which then are made again, up to five times.
 
-        comparison = compare([one, two, three], "Is this review positive? Yes or no.")
-        verdict, share = comparison.majority(lambda text: text.strip(" .").lower())
-        print(verdict, f"{share:.0%}")
-    """
+        Example::
 
-    results: Sequence[Compared]
-
-    @property
-    def responses(self) -> list[GenerateResponse]:
-        """The answers of those who gave one."""
-        return [each.response for each in self.results if each.response is not None]
-
-    @property
-    def errors(self) -> list[PenstockError]:
-        """The failures of those who did not."""
-        return [each.error for each in self.results if each.error is not None]
-
-    def majority(self, key: Callable[[str], Any] | None = None) -> tuple[Any, float]:
-        """What most of them said, and which share of all who answered that was.
-
-        ``key`` makes of a text what is compared; by default case and outer spaces do not count.
-        Of several that are equally common the first wins. Raises ValueError where nobody
-        answered.
+            for response in llm.batch([f"Summarise: {text}" for text in texts]):
+                print(response.content)
         """
-        made = key or (lambda text: text.strip().casefold())
-        said = Counter(made(response.content or "") for response in self.responses)
-        if not said:
-            raise ValueError("none of the models answered")
-        value, count = said.most_common(1)[0]
-        return value, count / said.total()
+        core = self._core.apart()  # a connection of its own: closing it cancels what runs
+        plan = self._plan(core, prompts, options)
+        workers = _workers(max_concurrency, plan)
+
+        def results() -> Iterator[tuple[int, Result]]:
+            try:
+                with bar(len(plan.questions), progress, repr(self)) as moved:
+                    for place, result in in_threads(plan, core.blocking, workers):
+                        moved()
+                        if isinstance(result, BaseException) and not return_exceptions:
+                            raise result
+                        yield place, result
+            finally:
+                core.connection.blocking.close()
+
+        if as_completed:
+            return results()
+        found = dict(results())
+        return [found[place] for place in range(len(plan.questions))]
+
+    @overload
+    async def abatch(
+        self, prompts: Iterable[Prompt], *, as_completed: Literal[False] = ..., **options: Any
+    ) -> list[Result]: ...
+    @overload
+    async def abatch(
+        self, prompts: Iterable[Prompt], *, as_completed: Literal[True], **options: Any
+    ) -> AsyncIterator[tuple[int, Result]]: ...
+    async def abatch(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        max_concurrency: int = CONCURRENCY,
+        as_completed: bool = False,
+        return_exceptions: bool = False,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """`batch`'s twin. With ``as_completed``, await, then iterate.
+
+        Example::
+
+            async for place, result in await llm.abatch(prompts, as_completed=True):
+                print(place, result.content)
+        """
+        plan = self._plan(self._core, prompts, options)
+        workers = _workers(max_concurrency, plan)
+
+        async def results() -> AsyncIterator[tuple[int, Result]]:
+            with bar(len(plan.questions), progress, repr(self)) as moved:
+                async with aclosing(in_tasks(plan, self._core.asynchronous, workers)) as found:
+                    async for place, result in found:
+                        moved()
+                        if isinstance(result, BaseException) and not return_exceptions:
+                            raise result
+                        yield place, result
+
+        if as_completed:
+            return results()
+        found = {place: result async for place, result in results()}
+        return [found[place] for place in range(len(plan.questions))]
+
+    def _plan(self, core: Core, prompts: Iterable[Prompt], options: dict[str, Any]) -> Plan:
+        response_model = options.pop("response_model", None)
+        attempts = attempts_of(options.pop("retry_strategy", ANSWERS))
+        questions = [core.question(**{**options, **arguments_of(prompt)}) for prompt in prompts]
+
+        async def ask(core: Core, flavour: Flavour, question: Question) -> Any:
+            if response_model is None:
+                return await core.generate(flavour, question)
+            return await generate_structured(core, flavour, question, response_model, attempts)
+
+        return Plan(questions, ask, core)
 
 
-def compare(
-    llms: Iterable[LLM], prompt: Prompt, *, progress: bool | None = None, **options: Any
-) -> Comparison:
-    """Ask several models the same at the same time; see `Comparison`. Failures are values.
-
-    Example::
-
-        compare([create_llm("openai"), create_llm("anthropic")], "Name a river.").responses
-    """
-    asked = list(llms)
-    found: dict[int, Result] = {}
-    done: queue.SimpleQueue[tuple[int, Result]] = queue.SimpleQueue()
-    apart = [llm._core.apart() for llm in asked]
-    questions = [core.question(**{**arguments_of(prompt), **options}) for core in apart]
-    plans = [Plan([q], _generate, core) for q, core in zip(questions, apart, strict=True)]
-
-    def work(place: int) -> None:
-        try:
-            run(
-                plans[place].work(
-                    apart[place].blocking, lambda _, result: done.put((place, result))
-                )
-            )
-        except BaseException as error:
-            done.put((place, error))
-
-    try:
-        with bar(len(asked), progress, "models") as moved:
-            for place in range(len(asked)):
-                threading.Thread(target=work, args=(place,), daemon=True).start()
-            for _ in asked:
-                place, result = done.get()
-                found[place] = result
-                moved()
-    finally:
-        for core in apart:
-            core.connection.blocking.close()  # cancels what still runs
-    return _compared(asked, found)
-
-
-async def acompare(
-    llms: Iterable[LLM], prompt: Prompt, *, progress: bool | None = None, **options: Any
-) -> Comparison:
-    """`compare`'s twin."""
-    asked = list(llms)
-    found: dict[int, Result] = {}
-    with bar(len(asked), progress, "models") as moved:
-
-        async def ask(place: int, core: Core) -> None:
-            question = core.question(**{**arguments_of(prompt), **options})
-            plan = Plan([question], _generate, core)
-
-            def done(_: int, result: Result) -> None:
-                found[place] = result
-                moved()
-
-            await plan.work(core.asynchronous, done)
-
-        async with asyncio.TaskGroup() as group:
-            for place, llm in enumerate(asked):
-                group.create_task(ask(place, llm._core))
-    return _compared(asked, found)
-
-
-async def _generate(core: Core, flavour: Flavour, question: Question) -> GenerateResponse:
-    return await core.generate(flavour, question)
-
-
-def _compared(asked: Sequence[LLM], found: Mapping[int, Result]) -> Comparison:
-    results = []
-    for place, llm in enumerate(asked):
-        result = found[place]
-        if isinstance(result, PenstockError):
-            results.append(Compared(llm, error=result))
-        elif isinstance(result, BaseException):
-            raise result
-        else:
-            results.append(Compared(llm, response=result))
-    return Comparison(results)
+def _workers(max_concurrency: int, plan: Plan) -> int:
+    if max_concurrency < 1:
+        raise ValueError("max_concurrency: must be at least 1")
+    return min(max_concurrency, len(plan.questions))

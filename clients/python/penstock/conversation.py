@@ -214,7 +214,7 @@ _KINDS: Mapping[str, Callable[..., v1.Part]] = {
 def _type_of(medium: Any, place: int) -> str:
     if isinstance(medium, bytes):
         return make.media_type_of(medium)
-    name = os.fspath(medium)
+    name = str(os.fspath(medium))
     if name.startswith("data:"):
         return name[5:].partition(";")[0].partition(",")[0]
     if not name.startswith(("http://", "https://")):

@@ -6,29 +6,17 @@ remember are ``session``'s, many calls at once ``batch``'s.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from penstock import _about, _tool_loop, aio, sync
+from penstock import _about, aio, sync
 from penstock._channel import Metadata, Options, TLSOptions
-from penstock._core import UNSET, Connection, Core, Question
-from penstock._flavours import Flavour, run
-from penstock.batch import (
-    CONCURRENCY,
-    Plan,
-    Prompt,
-    Result,
-    arguments_of,
-    bar,
-    in_tasks,
-    in_threads,
-)
-from penstock.conversation import AnyMessage, Media
-from penstock.events import EventEmitter, global_bus
-from penstock.response import GenerateResponse
-from penstock.streaming import AsyncChunkStream, ChunkStream
-from penstock.structured import ATTEMPTS, generate_structured
+from penstock._core import Connection, Core
+from penstock._flavours import run
+from penstock._generating import Generating
+from penstock._tool_loop import ToolCalling
+from penstock.batch import Batching
+from penstock.events import EventEmitter, GlobalEventBus
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -65,7 +53,7 @@ async def acreate_llm(provider: str, model: str | None = None, **kwargs: Any) ->
     return LLM(provider, model, **kwargs)
 
 
-class LLM:
+class LLM(Generating, Batching, ToolCalling):
     """One model of one Penstock server, in both flavours: ``generate`` and ``agenerate``, ….
 
     It may be shared by threads, and used by one event loop after the other or by several at
@@ -114,7 +102,7 @@ class LLM:
         self.max_tokens, self.max_input_tokens, self.max_output_tokens = _budget(
             max_tokens, max_input_tokens, max_output_tokens
         )
-        self.events = events or EventEmitter(parent=global_bus())
+        self.events = events or EventEmitter(parent=GlobalEventBus.emitter)
         to: dict[str, Any] = {"token": token, "tls": tls, "metadata": metadata, "options": options}
         self._core = Core(
             provider,
@@ -148,314 +136,6 @@ class LLM:
     def async_client(self) -> aio.Client:
         """The client beneath the asynchronous calls."""
         return self._core.connection.asynchronous
-
-    # Generating.
-
-    @overload
-    def generate(
-        self,
-        prompt: str = ...,
-        *,
-        stream: Literal[False] = ...,
-        response_model: None = ...,
-        **options: Any,
-    ) -> GenerateResponse: ...
-    @overload
-    def generate(
-        self,
-        prompt: str = ...,
-        *,
-        stream: Literal[True],
-        response_model: None = ...,
-        **options: Any,
-    ) -> ChunkStream: ...
-    @overload
-    def generate(
-        self, prompt: str = ..., *, response_model: type[_ModelT], **options: Any
-    ) -> _ModelT: ...
-    def generate(
-        self,
-        prompt: str = "",
-        messages: Iterable[AnyMessage] | None = None,
-        system_prompt: str | None = None,
-        tools: Iterable[Any] | None = None,
-        media: Iterable[Media] | None = None,
-        stream: bool = False,
-        *,
-        response_model: type[BaseModel] | None = None,
-        retry_strategy: Any = ATTEMPTS,
-        thinking: Any = None,
-        timeout: float | None = UNSET,
-        **options: Any,
-    ) -> Any:
-        """Ask the model.
-
-        Args:
-            prompt: what is asked, as a user's last message.
-            messages: what was said before, oldest first: dicts with role and content,
-                `penstock.Message`, or the contract's messages.
-            system_prompt: instructions to the model.
-            tools: functions (see `penstock.tool`), or descriptions of tools.
-            media: pictures, sounds, PDF and text, as paths, bytes or URLs, to go with the prompt.
-                `get_media_types` tells which the model takes.
-            stream: whether to return the answer in pieces, as they come.
-            response_model: a pydantic model, of which an instance is returned.
-            retry_strategy: how many answers to check against it, or an object with
-                ``max_attempts``.
-            thinking: how much to think first: "none" to "max", True, False, or tokens.
-            timeout: seconds for the whole call. None: no limit. Default: the LLM's own.
-            **options: temperature, seed, max_output_tokens (or max_tokens), top_p, stop,
-                tool_choice and all else that `penstock.GenerateOptions` has.
-
-        Returns:
-            `GenerateResponse`; with ``stream`` a `ChunkStream` of them; with
-            ``response_model`` an instance of it.
-
-        Raises:
-            PenstockError: the call failed, see `penstock.errors`; `StructuredOutputError` where
-                no answer fits ``response_model``.
-            ValueError, TypeError: the arguments make no request.
-
-        Example::
-
-            llm.generate("Name a river.", temperature=0).content
-        """
-        question = self._core.question(
-            prompt, messages, system_prompt, tools, media, thinking, timeout, **options
-        )
-        flavour = self._core.blocking
-        if stream:
-            _check_stream(response_model)
-            return self._core.stream(run(self._core.open(flavour, question)))
-        if response_model is not None:
-            attempts = attempts_of(retry_strategy)
-            return run(generate_structured(self._core, flavour, question, response_model, attempts))
-        return run(self._core.generate(flavour, question))
-
-    @overload
-    async def agenerate(
-        self,
-        prompt: str = ...,
-        *,
-        stream: Literal[False] = ...,
-        response_model: None = ...,
-        **options: Any,
-    ) -> GenerateResponse: ...
-    @overload
-    async def agenerate(
-        self,
-        prompt: str = ...,
-        *,
-        stream: Literal[True],
-        response_model: None = ...,
-        **options: Any,
-    ) -> AsyncChunkStream: ...
-    @overload
-    async def agenerate(
-        self, prompt: str = ..., *, response_model: type[_ModelT], **options: Any
-    ) -> _ModelT: ...
-    async def agenerate(
-        self,
-        prompt: str = "",
-        messages: Iterable[AnyMessage] | None = None,
-        system_prompt: str | None = None,
-        tools: Iterable[Any] | None = None,
-        media: Iterable[Media] | None = None,
-        stream: bool = False,
-        *,
-        response_model: type[BaseModel] | None = None,
-        retry_strategy: Any = ATTEMPTS,
-        thinking: Any = None,
-        timeout: float | None = UNSET,
-        **options: Any,
-    ) -> Any:
-        """Ask the model; see `generate`. With ``stream``, await, then iterate.
-
-        Example::
-
-            async for chunk in await llm.agenerate("Count to ten.", stream=True):
-                print(chunk.content, end="", flush=True)
-        """
-        question = self._core.question(
-            prompt, messages, system_prompt, tools, media, thinking, timeout, **options
-        )
-        flavour = self._core.asynchronous
-        if stream:
-            _check_stream(response_model)
-            return self._core.astream(await self._core.open(flavour, question))
-        if response_model is not None:
-            attempts = attempts_of(retry_strategy)
-            return await generate_structured(
-                self._core, flavour, question, response_model, attempts
-            )
-        return await self._core.generate(flavour, question)
-
-    # Many at once.
-
-    @overload
-    def batch(
-        self, prompts: Iterable[Prompt], *, as_completed: Literal[False] = ..., **options: Any
-    ) -> list[Result]: ...
-    @overload
-    def batch(
-        self, prompts: Iterable[Prompt], *, as_completed: Literal[True], **options: Any
-    ) -> Iterator[tuple[int, Result]]: ...
-    def batch(
-        self,
-        prompts: Iterable[Prompt],
-        *,
-        max_concurrency: int = CONCURRENCY,
-        as_completed: bool = False,
-        return_exceptions: bool = False,
-        progress: bool | None = None,
-        **options: Any,
-    ) -> Any:
-        """Ask many things at once; takes about as long as the slowest of them.
-
-        Args:
-            prompts: texts, or mappings with the arguments of `generate`.
-            max_concurrency: how many calls run at a time.
-            as_completed: whether to return an iterator of ``(place, result)`` as answers come,
-                instead of a list in the order of the prompts.
-            return_exceptions: whether a failed call's `PenstockError` is its result. Else the
-                first failure is raised, and what still runs is cancelled.
-            progress: whether to show a bar on stderr. Default: where a terminal watches.
-            **options: as of `generate`, for all of them.
-
-        A server that says "too many, come back later" (RateLimitError) is heeded by all calls of
-        the batch, which then are made again, up to five times.
-
-        Example::
-
-            for response in llm.batch([f"Summarise: {text}" for text in texts]):
-                print(response.content)
-        """
-        core = self._core.apart()  # a connection of its own: closing it cancels what runs
-        plan = self._plan(core, prompts, options)
-        workers = _workers(max_concurrency, plan)
-
-        def results() -> Iterator[tuple[int, Result]]:
-            try:
-                with bar(len(plan.questions), progress, repr(self)) as moved:
-                    for place, result in in_threads(plan, core.blocking, workers):
-                        moved()
-                        if isinstance(result, BaseException) and not return_exceptions:
-                            raise result
-                        yield place, result
-            finally:
-                core.connection.blocking.close()
-
-        if as_completed:
-            return results()
-        found = dict(results())
-        return [found[place] for place in range(len(plan.questions))]
-
-    @overload
-    async def abatch(
-        self, prompts: Iterable[Prompt], *, as_completed: Literal[False] = ..., **options: Any
-    ) -> list[Result]: ...
-    @overload
-    async def abatch(
-        self, prompts: Iterable[Prompt], *, as_completed: Literal[True], **options: Any
-    ) -> AsyncIterator[tuple[int, Result]]: ...
-    async def abatch(
-        self,
-        prompts: Iterable[Prompt],
-        *,
-        max_concurrency: int = CONCURRENCY,
-        as_completed: bool = False,
-        return_exceptions: bool = False,
-        progress: bool | None = None,
-        **options: Any,
-    ) -> Any:
-        """`batch`'s twin. With ``as_completed``, await, then iterate.
-
-        Example::
-
-            async for place, result in await llm.abatch(prompts, as_completed=True):
-                print(place, result.content)
-        """
-        plan = self._plan(self._core, prompts, options)
-        workers = _workers(max_concurrency, plan)
-
-        async def results() -> AsyncIterator[tuple[int, Result]]:
-            with bar(len(plan.questions), progress, repr(self)) as moved:
-                async with aclosing(in_tasks(plan, self._core.asynchronous, workers)) as found:
-                    async for place, result in found:
-                        moved()
-                        if isinstance(result, BaseException) and not return_exceptions:
-                            raise result
-                        yield place, result
-
-        if as_completed:
-            return results()
-        found = {place: result async for place, result in results()}
-        return [found[place] for place in range(len(plan.questions))]
-
-    # With tools.
-
-    def run_tools(
-        self,
-        prompt: str = "",
-        tools: Sequence[Any] = (),
-        *,
-        max_rounds: int = _tool_loop.ROUNDS,
-        tool_timeout: float | None = None,
-        **options: Any,
-    ) -> GenerateResponse:
-        """Ask, call the tools that the model wants, tell it what came of them, and so on.
-
-        Args:
-            prompt: what is asked.
-            tools: functions (see `penstock.tool`).
-            max_rounds: how often the model is asked at most.
-            tool_timeout: seconds that each tool may take. A tool that fails, or takes longer, is
-                told to the model as having failed.
-            **options: as of `generate`.
-
-        Returns:
-            The answer that wants no tools; its ``metadata`` has ``tool_rounds``,
-            ``tool_results``, ``total_usage`` of all rounds, and ``messages``, the whole
-            conversation, to go on from.
-
-        Raises:
-            ToolLoopError: after ``max_rounds`` the model still wants tools.
-
-        Example::
-
-            llm.run_tools("Do I need an umbrella in Oslo?", [weather]).content
-        """
-        question = self._core.question(prompt, tools=tools, **options)
-        return run(
-            _tool_loop.run_tools(
-                self._core,
-                self._core.blocking,
-                question,
-                tools,
-                rounds=max_rounds,
-                timeout=tool_timeout,
-            )
-        )
-
-    async def arun_tools(
-        self,
-        prompt: str = "",
-        tools: Sequence[Any] = (),
-        *,
-        max_rounds: int = _tool_loop.ROUNDS,
-        tool_timeout: float | None = None,
-        **options: Any,
-    ) -> GenerateResponse:
-        """`run_tools`' twin."""
-        question = self._core.question(prompt, tools=tools, **options)
-        return await _tool_loop.run_tools(
-            self._core,
-            self._core.asynchronous,
-            question,
-            tools,
-            rounds=max_rounds,
-            timeout=tool_timeout,
-        )
 
     # What there is.
 
@@ -574,24 +254,6 @@ class LLM:
         await self.async_client.close()
         self.client.close()
 
-    def _plan(self, core: Core, prompts: Iterable[Prompt], options: dict[str, Any]) -> Plan:
-        response_model = options.pop("response_model", None)
-        attempts = attempts_of(options.pop("retry_strategy", ATTEMPTS))
-        questions = [core.question(**{**options, **arguments_of(prompt)}) for prompt in prompts]
-
-        async def ask(core: Core, flavour: Flavour, question: Question) -> Any:
-            if response_model is None:
-                return await core.generate(flavour, question)
-            return await generate_structured(core, flavour, question, response_model, attempts)
-
-        return Plan(questions, ask, core)
-
-
-def _workers(max_concurrency: int, plan: Plan) -> int:
-    if max_concurrency < 1:
-        raise ValueError("max_concurrency: must be at least 1")
-    return min(max_concurrency, len(plan.questions))
-
 
 def _names(provider: str, model: str | None) -> tuple[str, str | None]:
     """Provider and model, from either "local", "tiny" or "local/tiny"."""
@@ -626,16 +288,3 @@ def _budget(
     elif inputs is not None and outputs is not None:
         whole = inputs + outputs
     return whole, inputs, outputs
-
-
-def attempts_of(strategy: Any) -> int:
-    """How many answers to check: a number, or what has ``max_attempts``."""
-    attempts = int(getattr(strategy, "max_attempts", strategy))
-    if attempts < 1:
-        raise ValueError("retry_strategy: must allow at least 1 answer")
-    return attempts
-
-
-def _check_stream(response_model: object) -> None:
-    if response_model is not None:
-        raise ValueError("stream and response_model: an instance cannot come in pieces")

@@ -55,7 +55,7 @@ class GenerateResponse:
     """
 
     content: str | None = None
-    raw_response: Any = None
+    raw_response: Any = field(default=None, repr=False)
     model: str | None = None
     finish_reason: str | None = None
     usage: dict[str, int] | None = None
@@ -66,17 +66,17 @@ class GenerateResponse:
     @property
     def input_tokens(self) -> int | None:
         """Tokens of the prompt; None where not known."""
-        return self.usage and self.usage.get("input_tokens")
+        return (self.usage or {}).get("input_tokens")
 
     @property
     def output_tokens(self) -> int | None:
         """Tokens of the answer, thinking included; None where not known."""
-        return self.usage and self.usage.get("output_tokens")
+        return (self.usage or {}).get("output_tokens")
 
     @property
     def total_tokens(self) -> int | None:
         """Both together; None where not known."""
-        return self.usage and self.usage.get("total_tokens")
+        return (self.usage or {}).get("total_tokens")
 
     @property
     def reasoning(self) -> str | None:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
@@ -19,10 +20,12 @@ from penstock._core import Question
 from penstock._flavours import Flavour, run
 from penstock._turns import Turns
 from penstock.conversation import Message, conversation
-from penstock.events import EventEmitter, EventType, global_bus
+from penstock.errors import PenstockError, ProviderAPIError
+from penstock.events import EventEmitter, EventType, GlobalEventBus
 from penstock.response import GenerateResponse
 from penstock.streaming import AsyncChunkStream, ChunkStream, Reading
-from penstock.tools import ToolDefinition
+from penstock.structured import ATTEMPTS, attempts_of, generate_structured
+from penstock.tools import definition_of
 
 if TYPE_CHECKING:
     from penstock.llm import LLM
@@ -76,7 +79,7 @@ class BasicSession:
         self.created_at = datetime.now(UTC)
         self.provider = provider
         self.system_prompt = system_prompt
-        self.tools = [ToolDefinition.of(tool) for tool in tools or ()]
+        self.tools = [definition_of(tool) for tool in tools or ()]
         self.messages: list[Message] = []
         self.auto_compact = auto_compact
         self.auto_compact_threshold = auto_compact_threshold
@@ -100,7 +103,7 @@ class BasicSession:
     @property
     def events(self) -> EventEmitter:
         """Where its events go: its own, or else the LLM's, or else the global bus."""
-        return self._events or (self.provider.events if self.provider else global_bus())
+        return self._events or (self.provider.events if self.provider else GlobalEventBus.emitter)
 
     # What was said.
 
@@ -372,12 +375,8 @@ class BasicSession:
         return _Turn(self, llm, question, said, response_model, attempts)
 
     async def _try_to_compact(self, flavour: Flavour, llm: LLM) -> None:
-        from penstock.errors import PenstockError
-
-        try:
+        with suppress(PenstockError):  # told by COMPACTION_COMPLETED; the whole history will do
             await self._compact(flavour, llm, 6, None, "auto")
-        except PenstockError:
-            pass  # told by COMPACTION_COMPLETED; the whole history will do
 
     async def _compact(
         self, flavour: Flavour, llm: LLM, preserve_recent: int, focus: str | None, reason: str
@@ -396,8 +395,6 @@ class BasicSession:
         try:
             response = await llm._core.generate(flavour, question)
             if not (response.content or "").strip():
-                from penstock.errors import ProviderAPIError
-
                 raise ProviderAPIError("the model wrote an empty summary; the history is kept")
         except BaseException as error:
             self.events.emit(
@@ -433,9 +430,6 @@ class _Turn:
 
     async def answered(self, flavour: Flavour) -> Any:
         """Ask; what comes is added to the history."""
-        from penstock.llm import attempts_of
-        from penstock.structured import ATTEMPTS, generate_structured
-
         core = self.llm._core
         if self.response_model is None:
             response = await core.generate(flavour, self.question)

@@ -61,16 +61,21 @@ class _Way(NamedTuple):
     told: bool
 
 
-_WAYS: Sequence[_Way] = (
-    _Way(lambda request, schema: _held(request, v1.ResponseFormat(json_schema=v1.JsonSchemaFormat(schema=schema))), False),
-    _Way(lambda request, _: _held(request, v1.ResponseFormat(json_object=v1.JsonObjectFormat())), True),
-    _Way(lambda request, _: request.ClearField("response_format"), True),
-)  # fmt: skip
+def _by_schema(request: v1.GenerateRequest, schema: str) -> None:
+    form = v1.JsonSchemaFormat(schema=schema)
+    request.response_format.CopyFrom(v1.ResponseFormat(json_schema=form))
+
+
+def _by_json(request: v1.GenerateRequest, schema: str) -> None:
+    request.response_format.CopyFrom(v1.ResponseFormat(json_object=v1.JsonObjectFormat()))
+
+
+def _by_word(request: v1.GenerateRequest, schema: str) -> None:
+    request.ClearField("response_format")
+
+
+_WAYS: Sequence[_Way] = (_Way(_by_schema, False), _Way(_by_json, True), _Way(_by_word, True))
 """From the surest on: the next one where the model or its provider does not know one."""
-
-
-def _held(request: v1.GenerateRequest, form: v1.ResponseFormat) -> None:
-    request.response_format.CopyFrom(form)
 
 
 async def generate_structured(
@@ -99,14 +104,13 @@ async def generate_structured(
     while True:
         try:
             response = await core.generate(flavour, asked)
-        except UnsupportedFeatureError as error:
+        except UnsupportedFeatureError:
             if (other := next(ways, None)) is None:
                 raise
             if other.told and not way.told:
                 request.messages.append(make.user(_instruction(schema)))
             way = other
             way.hold(request, schema)
-            del error
             continue
         text = response.content or ""
         try:
@@ -166,3 +170,11 @@ def _message(name: str, attempts: int, response: GenerateResponse, problems: Seq
     if response.finish_reason == "length":
         return f"the answer was cut off before it was a {name}: allow more max_output_tokens"
     return f"{tries} did not make a {name}: {'; '.join(problems)}"
+
+
+def attempts_of(strategy: Any) -> int:
+    """How many answers to check: a number, or what has ``max_attempts``."""
+    attempts = int(getattr(strategy, "max_attempts", strategy))
+    if attempts < 1:
+        raise ValueError("retry_strategy: must allow at least 1 answer")
+    return attempts
