@@ -1,8 +1,8 @@
 """One code path for both worlds: what has to wait is written once, as a coroutine.
 
-Whatever waits (a call, a pause, a handler, a file, a turn) is asked of a `Flavour`. The asynchronous one
-awaits; the synchronous one blocks, so that a coroutine which awaits nothing else never suspends
-and `run` can drive it to its end without an event loop::
+Whatever waits (a call, a pause, a handler, a file, a turn) is asked of a `Flavour`. The
+asynchronous one awaits; the synchronous one blocks, so that a coroutine which awaits nothing else
+never suspends and `run` can drive it to its end without an event loop::
 
     async def greet(flavour: Flavour) -> str:              # written once
         return text_of(await flavour.call("generate", "Hi", model="local/tiny"))

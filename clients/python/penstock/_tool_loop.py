@@ -86,7 +86,7 @@ async def run_tools(
             request.tool_choice.tool_name = ""
     wanted = ", ".join(response.get_tools_executed()) or "more time"
     raise ToolLoopError(
-        f"no answer after {rounds} rounds: the model still wants {wanted}; allow more by max_rounds",
+        f"no answer after {rounds} rounds: the model still wants {wanted} (more: max_rounds)",
         response,
         request.messages,
     )
