@@ -11,7 +11,7 @@ import penstock
 import pytest
 from penstock import v1
 
-from tests.client.faces import Face, MakeLLM
+from tests.client.faces import Face, MakeLLM, until
 
 if TYPE_CHECKING:
     from tests.client.conftest import Run, Server
@@ -278,9 +278,7 @@ async def test_closing_cancels(make_llm: MakeLLM, server: Server) -> None:
     server.generate = hang
     llm = make_llm()
     running = asyncio.create_task(llm.generate("Hi"))
-    async with asyncio.timeout(10):
-        while not server.calls:
-            await asyncio.sleep(0.01)
+    await until(lambda: server.calls)
     await llm.behind.aclose()
 
     with pytest.raises(penstock.CancelledCallError):
