@@ -220,7 +220,7 @@ class Limited:
         server: Server,
         fail: Fail,
         times: int,
-        delay: float | None,
+        delay: float,
         reason: str = "OVERLOADED",
     ) -> None:
         self.left = times

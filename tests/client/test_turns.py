@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,10 @@ class Gate:
             self.running -= 1
 
 
+def queued(server: Server, session: Face, number: int) -> bool:
+    return bool(server.calls) and waiting(session) == number
+
+
 def waiting(session: Face) -> int:
     return len(session.behind._turns._waiting)
 
@@ -61,7 +66,7 @@ async def test_eight_calls_at_once(
         face = Face(other, session.behind)
         tasks.append(asyncio.create_task(face.generate(f"question {number}")))
         # Asked for when the one before stands in the queue: that is the order of asking.
-        await until(lambda number=number: server.calls and waiting(session) == number)
+        await until(functools.partial(queued, server, session, number))
     for _ in tasks:
         gate.open.release()
     await asyncio.gather(*tasks)
@@ -143,8 +148,8 @@ async def test_turns_are_never_lost() -> None:
     for each in threads:
         each.start()
     await asyncio.sleep(0)
-    for each in tasks[::3]:
-        each.cancel()
+    for one in tasks[::3]:
+        one.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     for each in threads:
         await asyncio.to_thread(each.join, 10)
