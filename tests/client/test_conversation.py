@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -285,6 +287,20 @@ async def test_wrong_media(
     with pytest.raises(kind, match=problem):
         await llm.generate("Look.", media=[medium])
     assert server.calls == []
+
+
+async def test_reading_a_file_stops_no_event_loop(
+    llm: Face, server: Server, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "slow.yaml"
+    os.mkfifo(pipe)  # whoever reads it waits until someone writes
+    async with asyncio.timeout(20):
+        task = asyncio.create_task(llm.generate("Look.", media=[pipe]))
+        await asyncio.sleep(0)  # the task begins to read
+        written = asyncio.to_thread(pipe.write_text, "a: 1", "utf-8")
+        await asyncio.gather(task, written)
+
+    assert server.calls[0].request.messages[0].parts[1].text == "slow.yaml:\n\na: 1"
 
 
 def test_a_message_as_a_dict() -> None:
