@@ -254,7 +254,7 @@ async def test_handlers_may_come_and_go_while_they_are_called(emit: Emit) -> Non
     assert sorted(seen) == ["first", "second", "third"]
 
 
-async def test_handlers_may_emit(emit: Emit) -> None:
+async def test_handlers_may_emit(emit: Emit, kind: str) -> None:
     """In a circle, too: none waits for another, nor for itself."""
     emitter = EventEmitter(handler_timeout=20)
     seen: list[tuple[str, int]] = []
@@ -265,22 +265,30 @@ async def test_handlers_may_emit(emit: Emit) -> None:
         seen.append(("one", event.data["n"]))
         emitter.emit(DONE, n=event.data["n"])
 
-    @emitter.on(DONE)
-    async def other(event: Event) -> None:
+    def function(event: Event) -> None:
+        n = event.data["n"]
+        seen.append(("other", n))
+        if n < 3:
+            emitter.emit(PROGRESS, n=n + 1)
+        else:
+            all_seen.set()
+
+    async def coroutine(event: Event) -> None:
         n = event.data["n"]
         seen.append(("other", n))
         if n < 3:
             await emitter.aemit(PROGRESS, n=n + 1)
-            emitter.emit(EventType.ERROR)
+            await emitter.aemit(DONE, n=3)
         else:
             all_seen.set()
 
+    emitter.on(DONE, function if kind == "function" else coroutine)
     began = time.monotonic()
     await emit(emitter, PROGRESS, n=1)
     await until(all_seen.is_set)
-
-    assert seen == [(who, n) for n in (1, 2, 3) for who in ("one", "other")]
     assert time.monotonic() - began < 10
+    await until(lambda: ("other", 3) in seen and ("one", 3) in seen)
+    assert [n for who, n in seen if who == "one"] == [1, 2, 3]
 
 
 # --- failures and hangs -------------------------------------------------------------------------
@@ -715,12 +723,18 @@ async def test_a_forked_child_has_threads_of_its_own(run_python: Run) -> None:
             async def coroutine(event): os.write(1, b"coroutine %d\\n" % event.data["n"])
             emitter.on("error", function)
             emitter.on("error", coroutine)
-            emitter.on("tool_started", lambda event: hang.wait())
+            @emitter.on("tool_started")
+            def hang_first(event):
+                if event.data["n"] == 1:
+                    hang.wait()
+                else:
+                    function(event)
             emitter.emit("error", n=1)
             EventEmitter(handler_timeout=0, parent=emitter).emit("tool_started", n=1)
             child = os.fork()
             if child == 0:
                 emitter.emit("error", n=2)
+                emitter.emit("tool_started", n=3)
                 os._exit(0)
             os.waitpid(child, 0)
             hang.set()
@@ -728,5 +742,5 @@ async def test_a_forked_child_has_threads_of_its_own(run_python: Run) -> None:
     )
     assert finished.code == 0, finished.err
     assert sorted(finished.out.splitlines()) == [
-        f"{who} {n}" for who in ("coroutine", "function") for n in (1, 2)
+        *("coroutine 1", "coroutine 2", "function 1", "function 2", "function 3")
     ]

@@ -380,9 +380,8 @@ async def test_calls_that_make_no_sense(execute: Execute) -> None:
 
 
 async def test_no_arguments_in_every_shape(execute: Execute) -> None:
-    calls: list[Any] = [
-        {"name": "now", "arguments": none} for none in ("", " ", "{}", "null", None, {})
-    ]
+    nothing: list[Any] = ["", " ", "{}", "null", None, {}]
+    calls = [{"name": "now", "arguments": arguments} for arguments in nothing]
     calls.append({"name": "now"})
     results = await execute(calls, {"now": lambda: "noon"})
     assert [result["result"] for result in results] == ["noon"] * 7
