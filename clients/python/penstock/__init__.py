@@ -29,6 +29,10 @@ from typing import TYPE_CHECKING
 from penstock import aio, errors, messages, v1
 from penstock._channel import TLSOptions
 from penstock._request import GenerateOptions
+from penstock._tool_loop import ToolLoopError
+from penstock.archive import SessionError
+from penstock.comparison import Compared, Comparison, acompare, compare
+from penstock.conversation import Message
 from penstock.errors import (
     AuthenticationError,
     CancelledCallError,
@@ -52,6 +56,17 @@ from penstock.errors import (
     SidecarLostError,
     UnsupportedFeatureError,
 )
+from penstock.events import (
+    AsyncEventEmitter,
+    Event,
+    EventEmitter,
+    EventType,
+    GlobalEventBus,
+    aemit_global,
+    emit_global,
+    on_global,
+)
+from penstock.llm import LLM, acreate_llm, create_llm
 from penstock.messages import (
     assistant,
     audio,
@@ -67,19 +82,44 @@ from penstock.messages import (
     tool_result,
     user,
 )
+from penstock.response import GenerateResponse
+from penstock.session import BasicSession
+from penstock.streaming import AsyncChunkStream, ChunkStream
+from penstock.structured import StructuredOutputError
 from penstock.sync import Client, ResponseStream, Stream
+from penstock.tools import (
+    ToolCall,
+    ToolDefinition,
+    ToolRegistry,
+    aexecute_tools,
+    execute_tools,
+    tool,
+)
 
 __all__ = [
+    "LLM",
+    "AsyncChunkStream",
+    "AsyncEventEmitter",
     "AuthenticationError",
+    "BasicSession",
     "CancelledCallError",
+    "ChunkStream",
     "Client",
+    "Compared",
+    "Comparison",
     "ContentRefusedError",
     "ContextLengthError",
     "DeadlineExceededError",
+    "Event",
+    "EventEmitter",
+    "EventType",
     "FieldViolation",
     "GenerateOptions",
+    "GenerateResponse",
+    "GlobalEventBus",
     "InternalError",
     "InvalidRequestError",
+    "Message",
     "MessageTooLargeError",
     "ModelNotFoundError",
     "PenstockError",
@@ -92,23 +132,39 @@ __all__ = [
     "RateLimitError",
     "ResponseStream",
     "ServiceUnavailableError",
+    "SessionError",
     "SidecarLostError",
     "Stream",
+    "StructuredOutputError",
     "TLSOptions",
+    "ToolCall",
+    "ToolDefinition",
+    "ToolLoopError",
+    "ToolRegistry",
     "UnsupportedFeatureError",
     "__version__",
+    "acompare",
+    "acreate_llm",
+    "aemit_global",
+    "aexecute_tools",
     "aio",
     "assistant",
     "audio",
+    "compare",
+    "create_llm",
     "document",
+    "emit_global",
     "errors",
+    "execute_tools",
     "image",
     "messages",
+    "on_global",
     "system",
     "text",
     "text_of",
     "thinking",
     "thinking_of",
+    "tool",
     "tool_call",
     "tool_calls_of",
     "tool_result",

@@ -241,6 +241,16 @@ def _is_url(source: File) -> bool:
     return isinstance(source, str) and _URL.match(source) is not None
 
 
+def media_type_of(source: File) -> str:
+    """What a file is, by how it begins or else by its name, such as "image/png".
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: neither tells.
+    """
+    return _read(source, "")[1]
+
+
 def _read(source: File, media_type: str) -> tuple[bytes, str]:
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     if media_type:
