@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 async def main(files: list[Path]) -> int:
     """Summarise them; how many could not be."""
     prompts = [
-        f"Summarise in one sentence:\n\n{file.read_text('utf-8', 'replace')[:1500]}"
+        f"Summarise in one sentence:\n\n{file.read_text('utf-8', 'replace')[:600]}"
         for file in files
     ]
     failed = 0

@@ -1,6 +1,6 @@
 """One question to several models at the same time, and what most of them say.
 
-    python examples/consensus.py "Is 7 a prime number? Yes or no."
+    python examples/consensus.py "What is 9 plus 4?"
     PENSTOCK_MODELS="openai/gpt-5-nano anthropic/claude-haiku-4-5" python examples/consensus.py
 
 The models are those of one gateway, at PENSTOCK_TARGET; by default the one of `make serve` is asked
@@ -14,13 +14,13 @@ import sys
 
 import penstock
 
-QUESTION = "Is water wet? Answer yes or no."
+QUESTION = "What is 7 plus 8?"
 
 
 def verdict(text: str) -> str:
-    """What an answer comes down to: its first "yes" or "no", else its first word."""
-    found = re.search(r"\b(yes|no)\b", text, re.IGNORECASE) or re.search(r"\w+", text)
-    return found[0].lower() if found else "nothing"
+    """What an answer comes down to: its last number or yes or no, or else all of it."""
+    found = re.findall(r"\b(?:yes|no|\d+)\b", text.casefold())
+    return found[-1] if found else text.strip()
 
 
 async def main(question: str) -> None:

@@ -44,9 +44,9 @@ class Hosted:
         return [arg for value in values for arg in ("--set", f"providers.{value}")]
 
     def reset(self) -> None:
-        """Answer well again."""
+        """Answer well again, and forget what was."""
         self.answers = well
-        self.upstream.received.clear()
+        self.upstream.forget()
 
     def wait(self, name: str) -> None:
         """Wait for what `Upstream` has a coroutine for: "asked", "hung_up"."""
