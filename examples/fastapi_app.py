@@ -58,7 +58,7 @@ async def failed(request: Request, error: penstock.PenstockError) -> JSONRespons
 async def generate(question: Question, request: Request, llm: LLM) -> dict[str, Any]:
     """The whole answer."""
     call = asyncio.create_task(llm.agenerate(**question.model_dump()))
-    gone = asyncio.create_task(request.receive())  # the body is read: only hanging up is left
+    gone = asyncio.ensure_future(request.receive())  # the body is read: hanging up is what is left
     try:
         await asyncio.wait({call, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not call.done():
