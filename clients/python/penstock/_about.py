@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock import v1
-from penstock._core import CAPABILITIES, MEDIA_TYPES, Core
+from penstock._core import CAPABILITIES, MEDIA_TYPES, UNSET, Core
 from penstock._flavours import Flavour
 from penstock.errors import PenstockError
 
@@ -27,7 +27,8 @@ async def media_types(core: Core, flavour: Flavour) -> list[str]:
 
 
 async def about(core: Core, flavour: Flavour) -> v1.Model:
-    found: v1.Model = await flavour.call("get_model", await core.name(flavour))
+    name = await core.name(flavour)
+    found: v1.Model = await flavour.call("get_model", name, timeout=core.seconds(UNSET))
     return found
 
 
@@ -37,7 +38,7 @@ async def health(core: Core, flavour: Flavour, timeout: float) -> dict[str, Any]
     problem: str | None = None
     try:
         found: v1.ListModelsResponse = await flavour.call(
-            "list_models", core.provider, timeout=timeout
+            "list_models", core.provider, timeout=core.seconds(timeout)
         )
         models = sorted(m.name.removeprefix(f"{core.provider}/") for m in found.models)
         problem = next((failure.message for failure in found.failures), None)
@@ -57,6 +58,7 @@ async def embed(
     core: Core, flavour: Flavour, input_text: str | Sequence[str], **options: Any
 ) -> dict[str, Any]:
     name = await core.name(flavour)
+    options["timeout"] = core.seconds(options.get("timeout", UNSET))
     found: v1.EmbedResponse = await flavour.call("embed", input_text, model=name, **options)
     return {
         "object": "list",
@@ -77,18 +79,19 @@ async def load(
     flavour: Flavour,
     model_name: str | None,
     on_progress: Callable[[float, str], object] | None,
-    timeout: float | None,
+    timeout: Any,
 ) -> None:
     def told(step: v1.LoadModelResponse) -> None:
         if on_progress is not None:
             on_progress(step.progress, step.stage)
 
     name = await _full(core, flavour, model_name)
-    await flavour.follow("load_model", name, each=told, timeout=timeout)
+    await flavour.follow("load_model", name, each=told, timeout=core.seconds(timeout))
 
 
 async def unload(core: Core, flavour: Flavour, model_name: str | None) -> None:
-    await flavour.call("unload_model", await _full(core, flavour, model_name))
+    name = await _full(core, flavour, model_name)
+    await flavour.call("unload_model", name, timeout=core.seconds(UNSET))
 
 
 async def _full(core: Core, flavour: Flavour, model_name: str | None) -> str:

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import grpc
 
 from penstock import aio, sync, v1
-from penstock._flavours import Asynchronous, Blocking, Flavour
+from penstock._flavours import Asynchronous, Blocking, Flavour, run
 from penstock._request import generate_request
 from penstock.conversation import AnyMessage, Media, conversation
-from penstock.errors import BY_REASON, ModelNotFoundError, ProviderAPIError
+from penstock.errors import BY_REASON, ModelNotFoundError, PenstockError, ProviderAPIError
 from penstock.events import EventEmitter, EventType
 from penstock.response import GenerateResponse, of_answer
-from penstock.streaming import AsyncChunkStream, ChunkStream, Reading
+from penstock.streaming import Ending, Reading
 from penstock.tools import definition_of
-
-_T = TypeVar("_T")
 
 DEFAULT_MODELS: Mapping[str, str] = {
     "openai": "gpt-5-nano",
@@ -77,8 +76,12 @@ class Question:
     timeout: float | None
     prompt: str = ""
     """What was asked last, as text, for events."""
-    labels: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
     """What else its events tell, such as the session's id."""
+
+
+def _ignored(*_: object) -> None:
+    """What does nothing, where nothing is to be done."""
 
 
 class Connection(NamedTuple):
@@ -110,13 +113,23 @@ class Core:
         self.connection = connect()
         self.timeout = timeout
         self.defaults = dict(defaults)
+        if "system_prompt" in self.defaults:
+            self.defaults.setdefault("system", self.defaults.pop("system_prompt"))
         self.events = events
+        self.ways: dict[str, int] = {}
+        """By which way the model wrote an object of a schema; ``structured``'s to know."""
+        self._apart: weakref.WeakSet[Core] = weakref.WeakSet()
         self.blocking = Blocking(self.connection.blocking)
         self.asynchronous = Asynchronous(self.connection.asynchronous)
 
     def apart(self) -> Core:
-        """The same, on connections of its own, which may be closed to cancel what runs there."""
-        return Core(
+        """The same, on connections of its own, which may be closed to cancel what runs there.
+
+        Closing this one closes them, too.
+        """
+        if self._closed():
+            raise RuntimeError("the client is closed")
+        other = Core(
             self.provider,
             self.model,
             self._connect,
@@ -124,6 +137,17 @@ class Core:
             defaults=self.defaults,
             events=self.events,
         )
+        self._apart.add(other)
+        return other
+
+    def close(self) -> None:
+        """Close the synchronous connections, and cancel what runs on them."""
+        self.connection.blocking.close()
+        for other in list(self._apart):
+            other.close()
+
+    def _closed(self) -> bool:
+        return self.connection.blocking._closed
 
     async def name(self, flavour: Flavour) -> str:
         """The model's full name, such as "local/tiny"."""
@@ -142,17 +166,19 @@ class Core:
     async def models(self, flavour: Flavour) -> list[str]:
         """The provider's models, without its name before them. Raises what kept it from saying."""
         found: v1.ListModelsResponse = await flavour.call(
-            "list_models", self.provider, timeout=self._seconds(UNSET)
+            "list_models", self.provider, timeout=self.seconds(UNSET)
         )
         for failure in found.failures:
-            kind = BY_REASON.get(failure.reason, ProviderAPIError)
-            raise kind(
-                failure.message,
-                code=grpc.StatusCode.UNAVAILABLE,
-                reason=v1.ErrorReason.Name(failure.reason).removeprefix("ERROR_REASON_"),
-                metadata={"provider": failure.provider},
-            )
+            raise _failure(failure)
         return sorted(model.name.removeprefix(f"{self.provider}/") for model in found.models)
+
+    async def prepare(
+        self, flavour: Flavour, *, media: Iterable[Media] | None = None, **options: Any
+    ) -> Question:
+        """`question`, without stopping an event loop where files are to be read."""
+        if media:
+            return await flavour.work(self.question, media=list(media), **options)
+        return self.question(**options)
 
     def question(
         self,
@@ -161,106 +187,106 @@ class Core:
         system_prompt: str | None = None,
         tools: Iterable[Any] | None = None,
         media: Iterable[Media] | None = None,
-        thinking: Any = None,
         timeout: Any = UNSET,
-        max_tokens: int | None = None,
-        labels: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Question:
-        """A question from what the caller wrote, and what was said when the model was made."""
-        said: dict[str, Any] = {**self.defaults, "max_output_tokens": max_tokens, **options}
-        said["max_output_tokens"] = said["max_output_tokens"] or self.defaults.get(
-            "max_output_tokens"
-        )
-        if max_tokens and options.get("max_output_tokens"):
-            raise ValueError("max_tokens and max_output_tokens of a call are the same: say one")
-        if said.get("seed") is not None and said["seed"] < 0:
-            said["seed"] = None  # AbstractCore's word for none
-        if thinking is None:
-            thinking = said.pop("thinking", None)
-        said["thinking"] = _THINKING.get(thinking, thinking) if _is_word(thinking) else thinking
+        """A question from what the caller wrote, and what was said when the model was made.
+
+        An option that is None was not said. ``about`` goes into its events.
+        """
+        if options.get("max_tokens") is not None:
+            if options.get("max_output_tokens") is not None:
+                raise ValueError("max_tokens and max_output_tokens of a call are the same: say one")
+            options["max_output_tokens"] = options["max_tokens"]
+        options.pop("max_tokens", None)
+        told = {**options, "tools": tools}
+        if system_prompt is not None:
+            told["system"] = system_prompt  # the contract's name for it, which is understood, too
+        said = told | {key: it for key, it in self.defaults.items() if told.get(key) is None}
+        offered = said.pop("tools")
+        seed = said.get("seed")
+        if isinstance(seed, int) and seed < 0:
+            del said["seed"]  # AbstractCore's word for none
+        thinking = said.get("thinking")
+        if isinstance(thinking, bool | str):
+            said["thinking"] = _THINKING.get(thinking, thinking)
         request = generate_request(
             conversation(prompt, messages, media),
-            system=system_prompt,
-            tools=[_tool(tool) for tool in tools] if tools else None,
+            tools=[_tool(tool) for tool in offered] if offered else None,
             **said,
         )
-        return Question(request, self._seconds(timeout), prompt, labels or {})
+        return Question(request, self.seconds(timeout), prompt, about or {})
 
     async def generate(self, flavour: Flavour, question: Question) -> GenerateResponse:
         """Ask, and wait for the whole answer; tells events."""
-        request = question.request
-        request.model = request.model or await self.name(flavour)
-        await flavour.emit(
-            self.events, EventType.GENERATION_STARTED, self._started(question, False), self.provider
-        )
+        await self._name_it(flavour, question)
         began = time.perf_counter()
         try:
-            answer = await flavour.call("generate", request, timeout=question.timeout)
+            await self._start(flavour, question, False)
+            began = time.perf_counter()
+            answer = await flavour.call("generate", question.request, timeout=question.timeout)
         except BaseException as error:
-            took = (time.perf_counter() - began) * 1000
-            self._failed(question, False, error, took)
+            self._failed(question, False, error, _since(began))
             raise
-        response = of_answer(answer, (time.perf_counter() - began) * 1000)
+        response = of_answer(answer, _since(began))
         data = self._completed(question, False, response.gen_time, response)
         await flavour.emit(self.events, EventType.GENERATION_COMPLETED, data, self.provider)
         return response
 
-    async def open(self, flavour: Flavour, question: Question) -> Question:
-        """What comes before a stream; the question with its model's name."""
+    async def stream(
+        self,
+        flavour: Flavour,
+        question: Question,
+        keep: Callable[[Reading], object] = _ignored,
+        release: Callable[[], object] = _ignored,
+    ) -> Any:
+        """The answer as it is written: a `ChunkStream` or an `AsyncChunkStream`; tells events.
+
+        At its end ``keep`` is told what came, and then ``release`` is called; see `Ending`.
+        """
+        await self._name_it(flavour, question)
+        began = time.perf_counter()
+        try:
+            await self._start(flavour, question, True)
+            began = time.perf_counter()
+            reading = Reading(question.request.model.partition("/")[2])
+
+            async def over(flavour: Flavour, reading: Reading) -> None:
+                release()
+                await self._ended(flavour, question, reading)
+
+            ending = Ending(
+                keep,
+                # Where an event loop runs in this thread, telling by `emit` does not wait.
+                lambda reading: run(over(self.blocking, reading)),
+                lambda reading: over(flavour, reading),
+            )
+            return flavour.chunks(question.request, question.timeout, reading, ending)
+        except BaseException as error:
+            self._failed(question, True, error, _since(began))
+            raise
+
+    async def _name_it(self, flavour: Flavour, question: Question) -> None:
         question.request.model = question.request.model or await self.name(flavour)
-        await flavour.emit(
-            self.events, EventType.GENERATION_STARTED, self._started(question, True), self.provider
-        )
-        return question
 
-    def stream(
-        self, question: Question, ended: Callable[[Reading], object] | None = None
-    ) -> ChunkStream:
-        """An opened question's answer, as it is written; ``ended`` is called at its end."""
-
-        def over(reading: Reading) -> None:
-            if ended is not None:
-                ended(reading)
-            self.events.emit(*self._ended(question, reading), self.provider)
-
-        stream = self.connection.blocking.stream(question.request, timeout=question.timeout)
-        return ChunkStream(stream, Reading(_short(question)), over)
-
-    def astream(
-        self, question: Question, ended: Callable[[Reading], object] | None = None
-    ) -> AsyncChunkStream:
-        """`stream`'s twin."""
-
-        def over(reading: Reading) -> None:
-            if ended is not None:
-                ended(reading)
-            self.events.emit(*self._ended(question, reading), self.provider)
-
-        async def told(reading: Reading) -> None:
-            if ended is not None:
-                ended(reading)
-            await self.events.aemit(*self._ended(question, reading), self.provider)
-
-        stream = self.connection.asynchronous.stream(question.request, timeout=question.timeout)
-        return AsyncChunkStream(stream, Reading(_short(question)), over, told)
-
-    def _seconds(self, timeout: Any) -> float | None:
+    def seconds(self, timeout: Any) -> float | None:
         """A call's time limit. None and 0 mean none, as for AbstractCore; UNSET the model's own."""
         seconds = self.timeout if timeout is UNSET else timeout
         return math.inf if not seconds or seconds < 0 else seconds
 
     # What events tell.
 
-    def _started(self, question: Question, stream: bool) -> dict[str, Any]:
-        return {
+    async def _start(self, flavour: Flavour, question: Question, stream: bool) -> None:
+        data = {
             "prompt": question.prompt[:100],
             "has_tools": bool(question.request.tools),
             "stream": stream,
             "model": question.request.model,
             "provider": self.provider,
-            **question.labels,
+            **question.about,
         }
+        await flavour.emit(self.events, EventType.GENERATION_STARTED, data, self.provider)
 
     def _completed(
         self,
@@ -282,7 +308,7 @@ class Core:
             "tokens_input": response.input_tokens if response else None,
             "tokens_output": response.output_tokens if response else None,
             "finish_reason": response.finish_reason if response else None,
-            **question.labels,
+            **question.about,
         }
 
     def _failed(self, question: Question, stream: bool, error: BaseException, took: float) -> None:
@@ -292,13 +318,32 @@ class Core:
         if isinstance(error, Exception):
             self.events.emit_error(error, {"model": question.request.model})
 
-    def _ended(self, question: Question, reading: Reading) -> tuple[EventType, dict[str, Any]]:
+    async def _ended(self, flavour: Flavour, question: Question, reading: Reading) -> None:
         error = reading.error
         data = self._completed(question, True, reading.elapsed, reading.answer, error)
         data["response_length"] = len(reading.content)
         if error is None and reading.answer is None:
             data["error"] = "broken off"
-        return EventType.GENERATION_COMPLETED, data
+        await flavour.emit(self.events, EventType.GENERATION_COMPLETED, data, self.provider)
+        if isinstance(error, Exception):
+            about = {
+                "error": str(error),
+                "error_type": type(error).__name__,
+                "context": {"model": question.request.model},
+            }
+            await flavour.emit(self.events, EventType.ERROR, about, self.provider)
+
+
+def _failure(failure: v1.ProviderFailure) -> PenstockError:
+    known = v1.ErrorReason.DESCRIPTOR.values_by_number.get(failure.reason)
+    wait = failure.retry_delay if failure.HasField("retry_delay") else None
+    return BY_REASON.get(failure.reason, ProviderAPIError)(
+        failure.message,
+        code=grpc.StatusCode.UNAVAILABLE,
+        reason=known.name.removeprefix("ERROR_REASON_") if known else "",
+        metadata={"provider": failure.provider},
+        retry_delay=None if wait is None else wait.seconds + wait.nanos / 1e9,
+    )
 
 
 def _tool(tool: Any) -> v1.Tool | Mapping[str, Any]:
@@ -314,9 +359,5 @@ def _tool(tool: Any) -> v1.Tool | Mapping[str, Any]:
 _TOOL_FIELDS = frozenset(field.name for field in v1.Tool.DESCRIPTOR.fields)
 
 
-def _is_word(thinking: Any) -> bool:
-    return isinstance(thinking, bool | str)
-
-
-def _short(question: Question) -> str:
-    return question.request.model.partition("/")[2]
+def _since(began: float) -> float:
+    return (time.perf_counter() - began) * 1000

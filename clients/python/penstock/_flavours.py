@@ -1,8 +1,8 @@
 """One code path for both worlds: what has to wait is written once, as a coroutine.
 
-Whatever waits (a call, a pause, a handler, a file) is asked of a `Flavour`. The asynchronous one
-awaits; the synchronous one blocks, so that a coroutine which awaits nothing else never suspends
-and `run` can drive it to its end without an event loop::
+Whatever waits (a call, a pause, a handler, a file, a turn) is asked of a `Flavour`. The
+asynchronous one awaits; the synchronous one blocks, so that a coroutine which awaits nothing else
+never suspends and `run` can drive it to its end without an event loop::
 
     async def greet(flavour: Flavour) -> str:              # written once
         return text_of(await flavour.call("generate", "Hi", model="local/tiny"))
@@ -16,12 +16,14 @@ What is to be done is not known here.
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from penstock import aio, sync
+from penstock import aio, sync, v1
+from penstock._turns import Ticket, Turns
 from penstock.events import Event, EventEmitter, EventType
+from penstock.streaming import AsyncChunkStream, ChunkStream, Ending, Reading
 from penstock.tools import aexecute_tools, execute_tools
 
 _P = ParamSpec("_P")
@@ -51,12 +53,26 @@ class Flavour(Protocol):
         """See `penstock.execute_tools`."""
         ...
 
-    async def pause(self, seconds: float) -> None:
-        """Let time pass."""
+    async def pause(self, seconds: float, unless: threading.Event) -> None:
+        """Let time pass, unless that happens."""
         ...
 
     async def work(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Have something done that blocks, such as writing a file."""
+        """Have something done that blocks, such as reading a file."""
+        ...
+
+    async def turn(self, turns: Turns) -> Ticket:
+        """Wait for one's turn."""
+        ...
+
+    def me(self) -> object:
+        """The running task, or the thread's number."""
+        ...
+
+    def chunks(
+        self, request: v1.GenerateRequest, timeout: float | None, reading: Reading, ending: Ending
+    ) -> Any:
+        """Ask for an answer in pieces: a `ChunkStream` or an `AsyncChunkStream`."""
         ...
 
 
@@ -88,13 +104,27 @@ class Blocking:
         """See `Flavour.execute_tools`."""
         return execute_tools(*arguments, **options)
 
-    async def pause(self, seconds: float) -> None:
+    async def pause(self, seconds: float, unless: threading.Event) -> None:
         """See `Flavour.pause`."""
-        time.sleep(seconds)  # noqa: ASYNC251 - blocking is what it is for
+        unless.wait(seconds)
 
     async def work(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """See `Flavour.work`."""
         return function(*args, **kwargs)
+
+    async def turn(self, turns: Turns) -> Ticket:
+        """See `Flavour.turn`."""
+        return turns.wait()
+
+    def me(self) -> object:
+        """See `Flavour.me`."""
+        return threading.get_ident()
+
+    def chunks(
+        self, request: v1.GenerateRequest, timeout: float | None, reading: Reading, ending: Ending
+    ) -> ChunkStream:
+        """See `Flavour.chunks`."""
+        return ChunkStream(self.client.stream(request, timeout=timeout), reading, ending)
 
 
 class Asynchronous:
@@ -125,13 +155,27 @@ class Asynchronous:
         """See `Flavour.execute_tools`."""
         return await aexecute_tools(*arguments, **options)
 
-    async def pause(self, seconds: float) -> None:
-        """See `Flavour.pause`."""
+    async def pause(self, seconds: float, unless: threading.Event) -> None:
+        """See `Flavour.pause`. Here it happens by cancelling."""
         await asyncio.sleep(seconds)
 
     async def work(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """See `Flavour.work`."""
         return await asyncio.to_thread(function, *args, **kwargs)
+
+    async def turn(self, turns: Turns) -> Ticket:
+        """See `Flavour.turn`."""
+        return await turns.await_turn()
+
+    def me(self) -> object:
+        """See `Flavour.me`."""
+        return asyncio.current_task()
+
+    def chunks(
+        self, request: v1.GenerateRequest, timeout: float | None, reading: Reading, ending: Ending
+    ) -> AsyncChunkStream:
+        """See `Flavour.chunks`."""
+        return AsyncChunkStream(self.client.stream(request, timeout=timeout), reading, ending)
 
 
 def run(coroutine: Coroutine[Any, Any, _T]) -> _T:

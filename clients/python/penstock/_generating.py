@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from penstock._core import UNSET, Core
-from penstock._flavours import run
+from penstock._flavours import Flavour, run
 from penstock.conversation import AnyMessage, Media
 from penstock.response import GenerateResponse
 from penstock.streaming import AsyncChunkStream, ChunkStream
-from penstock.structured import ATTEMPTS, attempts_of, generate_structured
+from penstock.structured import ATTEMPTS, attempts_of, check_stream, generate_structured
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -70,7 +70,7 @@ class Generating:
             messages: what was said before, oldest first: dicts with role and content,
                 `penstock.Message`, or the contract's messages.
             system_prompt: instructions to the model.
-            tools: functions (see `penstock.tool`), or descriptions of tools.
+            tools: functions (see `penstock.tool`), or descriptions of tools as dicts.
             media: pictures, sounds, PDF and text, as paths, bytes or URLs, to go with the prompt.
                 `get_media_types` tells which the model takes.
             stream: whether to return the answer in pieces, as they come.
@@ -80,7 +80,8 @@ class Generating:
             thinking: how much to think first: "none" to "max", True, False, or tokens.
             timeout: seconds for the whole call. None: no limit. Default: the LLM's own.
             **options: temperature, seed, max_output_tokens (or max_tokens), top_p, stop,
-                tool_choice and all else that `penstock.GenerateOptions` has.
+                tool_choice and all else that `penstock.GenerateOptions` has. What is left out,
+                or None, is as the LLM's own defaults say.
 
         Returns:
             `GenerateResponse`; with ``stream`` a `ChunkStream` of them; with
@@ -95,17 +96,22 @@ class Generating:
 
             llm.generate("Name a river.", temperature=0).content
         """
-        question = self._core.question(
-            prompt, messages, system_prompt, tools, media, thinking, timeout, **options
+        return run(
+            self._ask(
+                self._core.blocking,
+                stream,
+                response_model,
+                retry_strategy,
+                prompt=prompt,
+                messages=messages,
+                system_prompt=system_prompt,
+                tools=tools,
+                media=media,
+                thinking=thinking,
+                timeout=timeout,
+                **options,
+            )
         )
-        flavour = self._core.blocking
-        if stream:
-            _check_stream(response_model)
-            return self._core.stream(run(self._core.open(flavour, question)))
-        if response_model is not None:
-            attempts = attempts_of(retry_strategy)
-            return run(generate_structured(self._core, flavour, question, response_model, attempts))
-        return run(self._core.generate(flavour, question))
 
     @overload
     async def agenerate(
@@ -151,21 +157,36 @@ class Generating:
             async for chunk in await llm.agenerate("Count to ten.", stream=True):
                 print(chunk.content, end="", flush=True)
         """
-        question = self._core.question(
-            prompt, messages, system_prompt, tools, media, thinking, timeout, **options
+        return await self._ask(
+            self._core.asynchronous,
+            stream,
+            response_model,
+            retry_strategy,
+            prompt=prompt,
+            messages=messages,
+            system_prompt=system_prompt,
+            tools=tools,
+            media=media,
+            thinking=thinking,
+            timeout=timeout,
+            **options,
         )
-        flavour = self._core.asynchronous
+
+    async def _ask(
+        self,
+        flavour: Flavour,
+        stream: bool,
+        response_model: type[BaseModel] | None,
+        retry_strategy: Any,
+        **options: Any,
+    ) -> Any:
+        check_stream(stream, response_model)
+        attempts = attempts_of(retry_strategy)
+        question = await self._core.prepare(flavour, **options)
         if stream:
-            _check_stream(response_model)
-            return self._core.astream(await self._core.open(flavour, question))
+            return await self._core.stream(flavour, question)
         if response_model is not None:
-            attempts = attempts_of(retry_strategy)
             return await generate_structured(
                 self._core, flavour, question, response_model, attempts
             )
         return await self._core.generate(flavour, question)
-
-
-def _check_stream(response_model: object) -> None:
-    if response_model is not None:
-        raise ValueError("stream and response_model: an instance cannot come in pieces")

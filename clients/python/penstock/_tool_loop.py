@@ -11,6 +11,7 @@ from penstock import messages as make
 from penstock import v1
 from penstock._core import Core, Question
 from penstock._flavours import Flavour, run
+from penstock._tool_definition import by_name
 from penstock.errors import PenstockError
 from penstock.response import GenerateResponse
 from penstock.tools import result_text
@@ -45,18 +46,22 @@ async def run_tools(
     timeout: float | None,
 ) -> GenerateResponse:
     """See `LLM.run_tools`. ``timeout`` is for each tool, in seconds."""
+    by_name(tools)  # what is no tool is refused before anything is asked
     if rounds < 1:
         raise ValueError("max_rounds: must be at least 1")
     request = v1.GenerateRequest()
     request.CopyFrom(question.request)
-    asked = Question(request, question.timeout, question.prompt, question.labels)
+    asked = Question(request, question.timeout, question.prompt, question.about)
     usage: dict[str, int] = {}
     results: list[dict[str, Any]] = []
     for number in range(1, rounds + 1):
         response = await core.generate(flavour, asked)
         for name, tokens in (response.usage or {}).items():
             usage[name] = usage.get(name, 0) + tokens
-        request.messages.append(response.raw_response.message)
+        if response.raw_response.message.parts:
+            request.messages.append(response.raw_response.message)
+        if response.finish_reason == "pause":
+            continue  # the provider made a break: it goes on where it is given its answer back
         if not response.tool_calls:
             response.metadata |= {
                 "tool_rounds": number,
@@ -79,9 +84,9 @@ async def run_tools(
             # Whoever has to call a tool each time never comes to an answer.
             request.tool_choice.mode = v1.ToolChoice.MODE_AUTO
             request.tool_choice.tool_name = ""
+    wanted = ", ".join(response.get_tools_executed()) or "more time"
     raise ToolLoopError(
-        f"the model still wants tools called after {rounds} rounds: "
-        f"{', '.join(response.get_tools_executed())}; allow more by max_rounds",
+        f"no answer after {rounds} rounds: the model still wants {wanted} (more: max_rounds)",
         response,
         request.messages,
     )
@@ -108,7 +113,7 @@ class ToolCalling:
 
         Args:
             prompt: what is asked.
-            tools: functions (see `penstock.tool`).
+            tools: functions (see `penstock.tool`). Default: the LLM's own.
             max_rounds: how often the model is asked at most.
             tool_timeout: seconds that each tool may take. A tool that fails, or takes longer, is
                 told to the model as having failed.
@@ -126,15 +131,9 @@ class ToolCalling:
 
             llm.run_tools("Do I need an umbrella in Oslo?", [weather]).content
         """
-        question = self._core.question(prompt, tools=tools, **options)
         return run(
-            run_tools(
-                self._core,
-                self._core.blocking,
-                question,
-                tools,
-                rounds=max_rounds,
-                timeout=tool_timeout,
+            self._run_tools(
+                self._core.blocking, prompt, list(tools), max_rounds, tool_timeout, options
             )
         )
 
@@ -148,12 +147,19 @@ class ToolCalling:
         **options: Any,
     ) -> GenerateResponse:
         """`run_tools`' twin."""
-        question = self._core.question(prompt, tools=tools, **options)
-        return await run_tools(
-            self._core,
-            self._core.asynchronous,
-            question,
-            tools,
-            rounds=max_rounds,
-            timeout=tool_timeout,
+        return await self._run_tools(
+            self._core.asynchronous, prompt, list(tools), max_rounds, tool_timeout, options
         )
+
+    async def _run_tools(
+        self,
+        flavour: Flavour,
+        prompt: str,
+        tools: Sequence[Any],
+        rounds: int,
+        timeout: float | None,
+        options: dict[str, Any],
+    ) -> GenerateResponse:
+        tools = tools or list(self._core.defaults.get("tools") or ())
+        question = await self._core.prepare(flavour, prompt=prompt, tools=tools, **options)
+        return await run_tools(self._core, flavour, question, tools, rounds=rounds, timeout=timeout)

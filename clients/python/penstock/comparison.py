@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import queue
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock._core import Core, Question
+from penstock._crowd import (
+    Done,
+    Plan,
+    Prompt,
+    Result,
+    Work,
+    arguments_of,
+    bar,
+    in_tasks,
+    in_threads,
+)
 from penstock._flavours import Flavour, run
-from penstock.batch import Plan, Prompt, Result, arguments_of, bar
 from penstock.errors import PenstockError
 from penstock.response import GenerateResponse
 
@@ -77,33 +85,23 @@ def compare(
         compare([create_llm("openai"), create_llm("anthropic")], "Name a river.").responses
     """
     asked = list(llms)
+    cores = [llm._core.apart() for llm in asked]
+    plans = [run(_plan(core, core.blocking, prompt, options)) for core in cores]
+    workers = [
+        _worker(place, plan, core.blocking)
+        for place, (plan, core) in enumerate(zip(plans, cores, strict=True))
+    ]
+
+    def stop() -> None:
+        for plan, core in zip(plans, cores, strict=True):
+            plan.stopped.set()
+            core.close()  # cancels what still runs
+
     found: dict[int, Result] = {}
-    done: queue.SimpleQueue[tuple[int, Result]] = queue.SimpleQueue()
-    apart = [llm._core.apart() for llm in asked]
-    questions = [core.question(**{**arguments_of(prompt), **options}) for core in apart]
-    plans = [Plan([q], _generate, core) for q, core in zip(questions, apart, strict=True)]
-
-    def work(place: int) -> None:
-        try:
-            run(
-                plans[place].work(
-                    apart[place].blocking, lambda _, result: done.put((place, result))
-                )
-            )
-        except BaseException as error:
-            done.put((place, error))
-
-    try:
-        with bar(len(asked), progress, "models") as moved:
-            for place in range(len(asked)):
-                threading.Thread(target=work, args=(place,), daemon=True).start()
-            for _ in asked:
-                place, result = done.get()
-                found[place] = result
-                moved()
-    finally:
-        for core in apart:
-            core.connection.blocking.close()  # cancels what still runs
+    with bar(len(asked), progress, "models") as moved:
+        for place, result in in_threads(workers, len(asked), stop):
+            found[place] = result
+            moved()
     return _compared(asked, found)
 
 
@@ -112,23 +110,31 @@ async def acompare(
 ) -> Comparison:
     """`compare`'s twin."""
     asked = list(llms)
+    cores = [llm._core for llm in asked]
+    plans = [await _plan(core, core.asynchronous, prompt, options) for core in cores]
+    workers = [
+        _worker(place, plan, core.asynchronous)
+        for place, (plan, core) in enumerate(zip(plans, cores, strict=True))
+    ]
     found: dict[int, Result] = {}
     with bar(len(asked), progress, "models") as moved:
-
-        async def ask(place: int, core: Core) -> None:
-            question = core.question(**{**arguments_of(prompt), **options})
-            plan = Plan([question], _generate, core)
-
-            def done(_: int, result: Result) -> None:
+        async with aclosing(in_tasks(workers, len(asked), lambda: None)) as running:
+            async for place, result in running:
                 found[place] = result
                 moved()
-
-            await plan.work(core.asynchronous, done)
-
-        async with asyncio.TaskGroup() as group:
-            for place, llm in enumerate(asked):
-                group.create_task(ask(place, llm._core))
     return _compared(asked, found)
+
+
+async def _plan(core: Core, flavour: Flavour, prompt: Prompt, options: dict[str, Any]) -> Plan:
+    question = await core.prepare(flavour, **{**options, **arguments_of(prompt)})
+    return Plan([question], _generate, core)
+
+
+def _worker(place: int, plan: Plan, flavour: Flavour) -> Work:
+    async def work(done: Done) -> None:
+        await plan.work(flavour, lambda _, result: done(place, result))
+
+    return work
 
 
 async def _generate(core: Core, flavour: Flavour, question: Question) -> GenerateResponse:
@@ -141,8 +147,6 @@ def _compared(asked: Sequence[LLM], found: Mapping[int, Result]) -> Comparison:
         result = found[place]
         if isinstance(result, PenstockError):
             results.append(Compared(llm, error=result))
-        elif isinstance(result, BaseException):
-            raise result
         else:
             results.append(Compared(llm, response=result))
     return Comparison(results)

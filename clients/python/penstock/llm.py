@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from penstock import _about, aio, sync
 from penstock._channel import Metadata, Options, TLSOptions
-from penstock._core import Connection, Core
+from penstock._core import UNSET, Connection, Core
 from penstock._flavours import run
 from penstock._generating import Generating
 from penstock._tool_loop import ToolCalling
@@ -200,11 +200,12 @@ class LLM(Generating, Batching, ToolCalling):
         model_name: str | None = None,
         *,
         on_progress: Callable[[float, str], object] | None = None,
-        timeout: float | None = None,
+        timeout: float | None = UNSET,
     ) -> None:
         """Have a local model brought into memory, and wait until it is there.
 
-        ``on_progress`` is told how far that is (0 to 1), and the stage.
+        ``on_progress`` is told how far that is (0 to 1), and the stage; ``timeout`` is as in
+        `generate`.
         """
         run(_about.load(self._core, self._core.blocking, model_name, on_progress, timeout))
 
@@ -213,7 +214,7 @@ class LLM(Generating, Batching, ToolCalling):
         model_name: str | None = None,
         *,
         on_progress: Callable[[float, str], object] | None = None,
-        timeout: float | None = None,
+        timeout: float | None = UNSET,
     ) -> None:
         """`load_model`'s twin."""
         await _about.load(self._core, self._core.asynchronous, model_name, on_progress, timeout)
@@ -237,6 +238,7 @@ class LLM(Generating, Batching, ToolCalling):
 
     async def __aenter__(self) -> Self:
         await self.async_client.__aenter__()
+        self.client.__enter__()  # `aclose` closes both
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -247,12 +249,12 @@ class LLM(Generating, Batching, ToolCalling):
 
         Event loops close theirs when they end.
         """
-        self.client.close()
+        self._core.close()
 
     async def aclose(self) -> None:
         """Close both connections, this event loop's and the synchronous one."""
         await self.async_client.close()
-        self.client.close()
+        self._core.close()
 
 
 def _names(provider: str, model: str | None) -> tuple[str, str | None]:
@@ -263,7 +265,7 @@ def _names(provider: str, model: str | None) -> tuple[str, str | None]:
     first = first.lower()
     if not first:
         raise ValueError("provider: must not be empty")
-    return first, rest or (model.removeprefix(f"{first}/") if model else None)
+    return first, rest or model or None
 
 
 def _budget(

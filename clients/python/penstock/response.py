@@ -32,14 +32,14 @@ class GenerateResponse:
     """An answer, or a piece of one.
 
     Attributes:
-        content: the text; of a streamed chunk, what is new. None in a chunk without text.
+        content: the text; of a streamed chunk, what is new. "" where there is none.
         raw_response: the contract's ``v1.GenerateResponse``; of a chunk, its event.
         model: the model that answered, without its provider.
         finish_reason: "stop", "length", "tool_calls", "content_filter", "refusal", "pause" or
             "other"; None in all chunks but the last.
         usage: tokens: input_tokens, output_tokens, total_tokens, and prompt_tokens and
             completion_tokens, which are the first two again; cached_input_tokens,
-            cache_write_tokens and thinking_tokens are parts of those. None where not yet known.
+            cache_write_tokens and thinking_tokens are parts of those. None where not known.
         tool_calls: what the model wants called: ``{"name", "arguments" (a dict), "call_id"}``;
             None where nothing is. Arguments that are no JSON object, which some models write,
             stay the text that they are.
@@ -122,7 +122,7 @@ def of_answer(answer: v1.GenerateResponse, gen_time: float | None = None) -> Gen
         raw_response=answer,
         model=model or provider,
         finish_reason=FINISH_REASONS.get(answer.finish_reason),
-        usage=_usage(answer.usage),
+        usage=_usage(answer.usage) if answer.HasField("usage") else None,
         tool_calls=[as_dict(call) for call in tool_calls_of(answer)] or None,
         metadata=_metadata(answer),
         gen_time=gen_time,

@@ -12,23 +12,29 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from penstock import archive
 from penstock._core import Question
 from penstock._flavours import Flavour, run
-from penstock._turns import Turns
+from penstock._turns import Ticket, Turns
 from penstock.conversation import Message, conversation
 from penstock.errors import PenstockError, ProviderAPIError
 from penstock.events import EventEmitter, EventType, GlobalEventBus
 from penstock.response import GenerateResponse
 from penstock.streaming import AsyncChunkStream, ChunkStream, Reading
-from penstock.structured import ATTEMPTS, attempts_of, generate_structured
+from penstock.structured import ATTEMPTS, attempts_of, check_stream, generate_structured
 from penstock.tools import definition_of
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from penstock.llm import LLM
+
+_ModelT = TypeVar("_ModelT", bound="BaseModel")
+
+RECENT = 6
+"""How many messages compacting leaves as they are, where nobody says otherwise."""
 
 _SUMMARISE = (
     "Summarise the conversation below for the one who will go on with it. Keep names, numbers, "
@@ -72,29 +78,46 @@ class BasicSession:
         temperature: float | None = None,
         seed: int | None = None,
         auto_compact: bool = False,
-        auto_compact_threshold: int = 6000,
+        auto_compact_threshold: int = archive.THRESHOLD,
         events: EventEmitter | None = None,
     ) -> None:
-        self.id = str(uuid.uuid4())
-        self.created_at = datetime.now(UTC)
-        self.provider = provider
-        self.system_prompt = system_prompt
-        self.tools = [definition_of(tool) for tool in tools or ()]
-        self.messages: list[Message] = []
-        self.auto_compact = auto_compact
-        self.auto_compact_threshold = auto_compact_threshold
-        self.summary: Any = None
-        self.assessment: Any = None
-        self.facts: Any = None
-        self.extra: dict[str, Any] = {}
-        """What an archive held that is not known here; it is saved again."""
+        self._start(provider, tools, events)
         said = {"timeout": timeout, "temperature": temperature, "seed": seed}
-        self.options = {name: value for name, value in said.items() if value is not None}
-        """What calls say that say nothing else."""
+        self._be(
+            archive.Archived(
+                [Message("system", system_prompt)] if system_prompt else [],
+                {},
+                id=str(uuid.uuid4()),
+                system_prompt=system_prompt,
+                auto_compact=auto_compact,
+                auto_compact_threshold=auto_compact_threshold,
+                options={name: value for name, value in said.items() if value is not None},
+            )
+        )
+
+    def _start(
+        self, provider: LLM | None, tools: Sequence[Any] | None, events: EventEmitter | None
+    ) -> None:
+        self.provider = provider
+        self.tools = [definition_of(tool) for tool in tools or ()]
         self._events = events
         self._turns = Turns()
-        if system_prompt:
-            self.messages.append(Message("system", system_prompt))
+        self._streaming: Reading | None = None
+        self.archived: archive.Archived | None = None
+        """What it was read from: what is not known here is saved again."""
+
+    def _be(self, what: archive.Archived) -> None:
+        self.id = what.id
+        self.created_at = what.created_at
+        self.system_prompt = what.system_prompt
+        self.messages = what.messages
+        self.auto_compact = what.auto_compact
+        self.auto_compact_threshold = what.auto_compact_threshold
+        self.summary: Any = what.about.get("summary")
+        self.assessment: Any = what.about.get("assessment")
+        self.facts: Any = what.about.get("facts")
+        self.options = what.options
+        """What calls say that say nothing else."""
         self.events.emit(EventType.SESSION_CREATED, {"session_id": self.id}, "session")
 
     def __repr__(self) -> str:
@@ -150,14 +173,20 @@ class BasicSession:
     # Going on with it.
 
     @overload
-    def generate(self, prompt: str, *, stream: Literal[True], **options: Any) -> ChunkStream: ...
+    def generate(
+        self, prompt: str = ..., *, stream: Literal[True], **options: Any
+    ) -> ChunkStream: ...
     @overload
     def generate(
-        self, prompt: str, *, stream: Literal[False] = ..., **options: Any
+        self, prompt: str = ..., *, response_model: type[_ModelT], **options: Any
+    ) -> _ModelT: ...
+    @overload
+    def generate(
+        self, prompt: str = ..., *, stream: Literal[False] = ..., **options: Any
     ) -> GenerateResponse: ...
     def generate(
         self,
-        prompt: str,
+        prompt: str = "",
         name: str | None = None,
         location: str | None = None,
         *,
@@ -167,7 +196,8 @@ class BasicSession:
         """Say something, and have the model answer; both become part of the history.
 
         Args:
-            prompt: what is said.
+            prompt: what is said; "" to have the model answer to what was added, such as the
+                results of tools.
             name, location: who says it, and where; kept with the message.
             stream: whether to return the answer in pieces.
             **options: as of `LLM.generate`. With ``response_model``, the instance is returned,
@@ -175,37 +205,32 @@ class BasicSession:
 
         Raises:
             ValueError: the session has no provider.
+            RuntimeError: this thread has a stream of the session half read, or would stop an
+                event loop by waiting for its turn.
             PenstockError: the call failed; the history is what it was.
 
         Example::
 
             session.generate("And in French?").content
         """
-        llm = self._llm()
-        self._turns.wait()
-        try:
-            turn = run(self._begin(llm._core.blocking, prompt, name, location, options))
-            if stream:
-                question = run(llm._core.open(llm._core.blocking, turn.question))
-                return llm._core.stream(question, turn.streamed)
-            response = run(turn.answered(llm._core.blocking))
-        except BaseException:
-            self._turns.done()
-            raise
-        self._turns.done()
-        return response
+        flavour = self._llm()._core.blocking
+        return run(self._generate(flavour, prompt, name, location, stream, options))
 
     @overload
     async def agenerate(
-        self, prompt: str, *, stream: Literal[True], **options: Any
+        self, prompt: str = ..., *, stream: Literal[True], **options: Any
     ) -> AsyncChunkStream: ...
     @overload
     async def agenerate(
-        self, prompt: str, *, stream: Literal[False] = ..., **options: Any
+        self, prompt: str = ..., *, response_model: type[_ModelT], **options: Any
+    ) -> _ModelT: ...
+    @overload
+    async def agenerate(
+        self, prompt: str = ..., *, stream: Literal[False] = ..., **options: Any
     ) -> GenerateResponse: ...
     async def agenerate(
         self,
-        prompt: str,
+        prompt: str = "",
         name: str | None = None,
         location: str | None = None,
         *,
@@ -213,20 +238,8 @@ class BasicSession:
         **options: Any,
     ) -> Any:
         """`generate`'s twin. With ``stream``, await, then iterate."""
-        llm = self._llm()
-        await self._turns.await_turn()
-        try:
-            flavour = llm._core.asynchronous
-            turn = await self._begin(flavour, prompt, name, location, options)
-            if stream:
-                question = await llm._core.open(flavour, turn.question)
-                return llm._core.astream(question, turn.streamed)
-            response = await turn.answered(flavour)
-        except BaseException:
-            self._turns.done()
-            raise
-        self._turns.done()
-        return response
+        flavour = self._llm()._core.asynchronous
+        return await self._generate(flavour, prompt, name, location, stream, options)
 
     # Compacting.
 
@@ -236,7 +249,7 @@ class BasicSession:
 
     def compact(
         self,
-        preserve_recent: int = 6,
+        preserve_recent: int = RECENT,
         focus: str | None = None,
         compact_provider: LLM | None = None,
         reason: str = "manual",
@@ -248,30 +261,23 @@ class BasicSession:
         and the history is what it was. Returns the session.
         """
         llm = self._llm(compact_provider)
-        self._turns.wait()
-        try:
-            run(self._compact(llm._core.blocking, llm, preserve_recent, focus, reason))
-        finally:
-            self._turns.done()
+        run(self._compact_in_turn(llm._core.blocking, llm, preserve_recent, focus, reason))
         return self
 
     async def acompact(
         self,
-        preserve_recent: int = 6,
+        preserve_recent: int = RECENT,
         focus: str | None = None,
         compact_provider: LLM | None = None,
         reason: str = "manual",
     ) -> Self:
         """`compact`'s twin."""
         llm = self._llm(compact_provider)
-        await self._turns.await_turn()
-        try:
-            await self._compact(llm._core.asynchronous, llm, preserve_recent, focus, reason)
-        finally:
-            self._turns.done()
+        flavour = llm._core.asynchronous
+        await self._compact_in_turn(flavour, llm, preserve_recent, focus, reason)
         return self
 
-    def enable_auto_compact(self, threshold: int = 6000) -> None:
+    def enable_auto_compact(self, threshold: int = archive.THRESHOLD) -> None:
         """Compact before a prompt whenever the history has more tokens than that."""
         self.auto_compact, self.auto_compact_threshold = True, threshold
 
@@ -293,8 +299,11 @@ class BasicSession:
         tools: Sequence[Any] | None = None,
     ) -> Self:
         """The reverse of `to_dict`. Raises `SessionError` where ``data`` is no such archive."""
-        session = cls(provider, tools=tools)
-        archive.fill(session, data)
+        archived = archive.parse(data)
+        session = cls.__new__(cls)
+        session._start(provider, tools, None)
+        session.archived = archived
+        session._be(archived)
         return session
 
     def save(self, filepath: str | os.PathLike[str]) -> None:
@@ -345,6 +354,49 @@ class BasicSession:
             raise ValueError("No provider configured")
         return llm
 
+    async def _generate(
+        self,
+        flavour: Flavour,
+        prompt: str,
+        name: str | None,
+        location: str | None,
+        stream: bool,
+        options: dict[str, Any],
+    ) -> Any:
+        check_stream(stream, options.get("response_model"))
+        ticket = await self._turn(flavour)
+        try:
+            turn = await self._begin(flavour, prompt, name, location, options)
+            if stream:
+                return await self._stream(flavour, turn, ticket)
+            response = await turn.answered(flavour)
+        except BaseException:
+            self._turns.done(ticket)
+            raise
+        self._turns.done(ticket)
+        return response
+
+    async def _turn(self, flavour: Flavour) -> Ticket:
+        reading = self._streaming
+        if reading is not None and reading.reader == flavour.me():
+            raise RuntimeError(
+                "a stream of this session is half read right here: read it to its end, or close "
+                "it, before the next call, which would wait for it for ever"
+            )
+        return await flavour.turn(self._turns)
+
+    async def _stream(self, flavour: Flavour, turn: _Turn, ticket: Ticket) -> Any:
+        def keep(reading: Reading) -> None:
+            self._streaming = None
+            turn.streamed(reading)
+
+        def release() -> None:
+            self._turns.done(ticket)
+
+        chunks = await turn.llm._core.stream(flavour, turn.question, keep, release)
+        self._streaming = chunks._reading
+        return chunks
+
     async def _begin(
         self,
         flavour: Flavour,
@@ -355,66 +407,82 @@ class BasicSession:
     ) -> _Turn:
         llm = self._llm()
         if self.auto_compact and self.should_compact():
-            await self._try_to_compact(flavour, llm)
-        said = _message("user", prompt, name, location, {})
+            with suppress(PenstockError):  # told by an event; the whole history will do
+                await self._compact(flavour, llm, RECENT, None, "auto")
         response_model = options.pop("response_model", None)
         attempts = options.pop("retry_strategy", None)
-        system = [m.content for m in self.messages if m.role == "system"]
         media = options.pop("media", None)
-        if media:
-            [said.wire] = conversation(prompt, None, media)  # the next turns see it, too
+        said = [_message("user", prompt, name, location, {})] if prompt or media else []
+        if media:  # the next turns see it, too
+            [said[0].wire] = await flavour.work(conversation, prompt, None, list(media))
+            said[0].wire.name = name or ""
+        system = [m.content for m in self.messages if m.role == "system"]
+        offered = options.pop("tools", None)
         question = llm._core.question(
-            "",
-            [*(m for m in self.messages if m.role != "system"), said],
-            options.pop("system_prompt", None) or "\n\n".join(system) or None,
-            options.pop("tools", None) or self.tools or None,
-            labels={"session_id": self.id},
+            messages=[*(m for m in self.messages if m.role != "system"), *said],
+            system_prompt=options.pop("system_prompt", None) or "\n\n".join(system) or None,
+            tools=(self.tools or None) if offered is None else offered,
+            about={"session_id": self.id},
             **{**self.options, **options},
         )
-        question = Question(question.request, question.timeout, prompt, question.labels)
+        question = Question(question.request, question.timeout, prompt, question.about)
         return _Turn(self, llm, question, said, response_model, attempts)
 
-    async def _try_to_compact(self, flavour: Flavour, llm: LLM) -> None:
-        with suppress(PenstockError):  # told by COMPACTION_COMPLETED; the whole history will do
-            await self._compact(flavour, llm, 6, None, "auto")
+    async def _compact_in_turn(
+        self, flavour: Flavour, llm: LLM, preserve_recent: int, focus: str | None, reason: str
+    ) -> None:
+        ticket = await self._turn(flavour)
+        try:
+            await self._compact(flavour, llm, preserve_recent, focus, reason)
+        finally:
+            self._turns.done(ticket)
 
     async def _compact(
         self, flavour: Flavour, llm: LLM, preserve_recent: int, focus: str | None, reason: str
     ) -> None:
-        system = [m for m in self.messages if m.role == "system" and not m.metadata.get("summary")]
-        rest = [m for m in self.messages if m not in system]
-        border = _border(rest, max(0, preserve_recent))
-        older, recent = rest[:border], rest[border:]
+        rest = [m for m in self.messages if m.role != "system" or m.metadata.get("summary")]
+        older = rest[: _border(rest, max(0, preserve_recent))]
         if not older:
             return
         about = {"session_id": self.id, "reason": reason, "messages": len(older)}
         await flavour.emit(self.events, EventType.COMPACTION_STARTED, about, "session")
-        text = "\n\n".join(f"{m.role}: {m.content}" for m in older)
-        instruction = f"{_SUMMARISE} Dwell on: {focus}." if focus else _SUMMARISE
-        question = llm._core.question(text, system_prompt=instruction)
         try:
-            response = await llm._core.generate(flavour, question)
-            if not (response.content or "").strip():
-                raise ProviderAPIError("the model wrote an empty summary; the history is kept")
+            text = await self._summarised(flavour, llm, older, focus)
         except BaseException as error:
-            self.events.emit(
-                EventType.COMPACTION_COMPLETED,
-                {**about, "success": False, "error": str(error) or type(error).__name__},
-                "session",
-            )
+            failed = {**about, "success": False, "error": str(error) or type(error).__name__}
+            self.events.emit(EventType.COMPACTION_COMPLETED, failed, "session")
             raise
         summary = Message(
             "system",
-            f"Summary of what was said before:\n{response.content}",
+            f"Summary of what was said before:\n{text}",
             metadata={"summary": True, "messages": len(older)},
         )
-        self.messages = [*system, summary, *recent]
-        await flavour.emit(
-            self.events,
-            EventType.COMPACTION_COMPLETED,
-            {**about, "success": True, "tokens": self.get_token_estimate()},
-            "session",
+        # What was added meanwhile stays, and what was cleared does not come back.
+        replaced = {id(message) for message in older}
+        now = self.messages
+        place = next((i for i, m in enumerate(now) if id(m) in replaced), None)
+        if place is not None:
+            kept = [m for m in now[place:] if id(m) not in replaced]
+            self.messages = [*now[:place], summary, *kept]
+        done = {**about, "success": True, "tokens": self.get_token_estimate()}
+        await flavour.emit(self.events, EventType.COMPACTION_COMPLETED, done, "session")
+
+    async def _summarised(
+        self, flavour: Flavour, llm: LLM, older: Sequence[Message], focus: str | None
+    ) -> str:
+        question = llm._core.question(
+            "\n\n".join(map(_told, older)),
+            system_prompt=f"{_SUMMARISE} Dwell on: {focus}." if focus else _SUMMARISE,
+            tools=[],
+            about={"session_id": self.id},
+            **self.options,
         )
+        response = await llm._core.generate(flavour, question)
+        text = (response.content or "").strip()
+        if not text or response.output_truncated:
+            what = "cut the summary off" if text else "wrote no summary"
+            raise ProviderAPIError(f"the model {what}; the history is kept as it was")
+        return text
 
 
 @dataclass
@@ -424,7 +492,7 @@ class _Turn:
     session: BasicSession
     llm: LLM
     question: Question
-    said: Message
+    said: list[Message]
     response_model: Any = None
     attempts: Any = None
 
@@ -439,21 +507,18 @@ class _Turn:
         instance = await generate_structured(
             core, flavour, self.question, self.response_model, attempts
         )
-        self.session.messages += [self.said, Message("assistant", instance.model_dump_json())]
+        self.session.messages += [*self.said, Message("assistant", instance.model_dump_json())]
         return instance
 
     def streamed(self, reading: Reading) -> None:
         """The stream has ended: keep what came of it."""
-        try:
-            if reading.answer is not None:
-                self._keep(reading.answer)
-            elif reading.content:
-                why = "broken off" if reading.error is None else str(reading.error)
-                metadata = {"incomplete": True, "error": why or type(reading.error).__name__}
-                partial = Message("assistant", reading.content, metadata=metadata)
-                self.session.messages += [self.said, partial]
-        finally:
-            self.session._turns.done()
+        if reading.answer is not None:
+            self._keep(reading.answer)
+        elif reading.content:
+            why = "broken off" if reading.error is None else str(reading.error)
+            metadata = {"incomplete": True, "error": why or type(reading.error).__name__}
+            partial = Message("assistant", reading.content, metadata=metadata)
+            self.session.messages += [*self.said, partial]
 
     def _keep(self, response: GenerateResponse) -> None:
         metadata: dict[str, Any] = {}
@@ -465,7 +530,7 @@ class _Turn:
             metadata=metadata,
             wire=response.raw_response.message,
         )
-        self.session.messages += [self.said, answer]
+        self.session.messages += [*self.said, answer]
 
 
 def _message(
@@ -479,6 +544,12 @@ def _message(
     if location is not None:
         more["location"] = location
     return Message(role, content, metadata=more)
+
+
+def _told(message: Message) -> str:
+    """A message as the one who summarises reads it."""
+    calls = [f"[calls {call}]" for call in message.metadata.get("tool_calls") or ()]
+    return "\n".join([f"{message.name or message.role}: {message.content}", *calls])
 
 
 def _border(messages: Sequence[Message], recent: int) -> int:

@@ -1,12 +1,16 @@
 """Answers that come in pieces, in AbstractCore's words: what ``stream=True`` returns.
 
 What an event means is said once, in `Reading`; the two streams only wait, each in its way. A
-stream's end, however it came, is told to whoever began it: by its end, by a failure, or because
-nobody listens any more.
+stream's end, however it came, is told to whoever began it, once (`Ending`): by its end, by a
+failure, or because nobody listens any more.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
@@ -18,12 +22,14 @@ from penstock.response import GenerateResponse, of_answer
 class Reading:
     """What has been read of an answer so far. Pure: nothing waits here.
 
-    ``content`` and ``reasoning`` are all that came; ``answer`` is the whole, once it is there.
+    ``content`` and ``reasoning`` are all that came; ``answer`` is the whole, once it is there;
+    ``reader`` is the thread (its number) or task that read last.
     """
 
     def __init__(self, model: str) -> None:
         self.answer: GenerateResponse | None = None
         self.error: BaseException | None = None
+        self.reader: object = None
         self._model = model
         self._content: list[str] = []
         self._reasoning: list[str] = []
@@ -68,6 +74,60 @@ class Reading:
         return GenerateResponse(delta.text, event, self._model, metadata=metadata)
 
 
+class Ending:
+    """What a stream's end means to whoever began it; it comes once.
+
+    Args:
+        keep: told first of what was read. Takes no locks and does not wait: it is also called
+            where the garbage collector lets go of a stream, in the midst of anything.
+        tell: the rest, in a thread that may wait.
+        atell: the rest, for a task that may wait.
+    """
+
+    def __init__(
+        self,
+        keep: Callable[[Reading], object],
+        tell: Callable[[Reading], object],
+        atell: Callable[[Reading], Awaitable[object]],
+    ) -> None:
+        self.keep = keep
+        self.tell = tell
+        self.atell = atell
+        self._left = [None]  # emptied in one step, whatever comes between
+
+    def comes(self, reading: Reading) -> bool:
+        """Whether this is the end; False where it had come before."""
+        try:
+            self._left.pop()
+        except IndexError:
+            return False
+        self.keep(reading)
+        return True
+
+    def now(self, reading: Reading) -> None:
+        """The end, where it has not come."""
+        if self.comes(reading):
+            try:
+                self.tell(reading)
+            finally:
+                reading.error = None  # its traceback holds the stream, which holds the reading
+
+    async def in_time(self, reading: Reading) -> None:
+        """`now`'s twin."""
+        if self.comes(reading):
+            try:
+                await self.atell(reading)
+            finally:
+                reading.error = None
+
+    def elsewhere(self, reading: Reading) -> None:
+        """The end of a stream that nobody holds any more."""
+        if not sys.is_finalizing() and self.comes(reading):
+            # Handlers and queues have locks, which this very thread may hold at the moment.
+            with contextlib.suppress(RuntimeError):  # the process ends, too
+                threading.Thread(target=self.tell, args=(reading,), daemon=True).start()
+
+
 class ChunkStream:
     """An answer's chunks, as they come: an iterator, and a context manager.
 
@@ -82,17 +142,16 @@ class ChunkStream:
             print(chunk.content, end="", flush=True)
     """
 
-    def __init__(
-        self, stream: sync.Stream, reading: Reading, ended: Callable[[Reading], object]
-    ) -> None:
+    def __init__(self, stream: sync.Stream, reading: Reading, ending: Ending) -> None:
         self._stream = stream
         self._reading = reading
-        self._ended: Callable[[Reading], object] | None = ended
+        self._ending = ending
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> GenerateResponse:
+        self._reading.reader = threading.get_ident()
         try:
             for event in self._stream:
                 chunk = self._reading.take(event)
@@ -112,7 +171,8 @@ class ChunkStream:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        self._stream.cancel()
+        self._ending.elsewhere(self._reading)
 
     @property
     def response(self) -> GenerateResponse | None:
@@ -121,16 +181,12 @@ class ChunkStream:
 
     def close(self) -> None:
         """End the call, where it has not ended."""
-        ended, self._ended = self._ended, None
-        if ended is not None:
-            self._stream.cancel()
-            ended(self._reading)
+        self._stream.cancel()
+        self._ending.now(self._reading)
 
 
 class AsyncChunkStream:
     """An answer's chunks, as they come: `ChunkStream`'s twin.
-
-    ``told`` is awaited at its end where there is time for that, else ``ended`` is called.
 
     Example::
 
@@ -138,22 +194,16 @@ class AsyncChunkStream:
             print(chunk.content, end="", flush=True)
     """
 
-    def __init__(
-        self,
-        stream: aio.Stream,
-        reading: Reading,
-        ended: Callable[[Reading], object],
-        told: Callable[[Reading], Awaitable[object]],
-    ) -> None:
+    def __init__(self, stream: aio.Stream, reading: Reading, ending: Ending) -> None:
         self._stream = stream
         self._reading = reading
-        self._ended: Callable[[Reading], object] | None = ended
-        self._told = told
+        self._ending = ending
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> GenerateResponse:
+        self._reading.reader = asyncio.current_task()
         try:
             async for event in self._stream:
                 chunk = self._reading.take(event)
@@ -163,8 +213,9 @@ class AsyncChunkStream:
             self._reading.error = error
             if isinstance(error, Exception):
                 await self.aclose()
-            else:
-                self._close()  # the task is being cancelled: nobody waits any longer
+            else:  # the task is being cancelled: nobody waits any longer
+                self._stream.cancel()
+                self._ending.now(self._reading)
             raise
         await self.aclose()
         raise StopAsyncIteration
@@ -176,7 +227,8 @@ class AsyncChunkStream:
         await self.aclose()
 
     def __del__(self) -> None:
-        self._close()
+        self._stream.cancel()
+        self._ending.elsewhere(self._reading)
 
     @property
     def response(self) -> GenerateResponse | None:
@@ -185,13 +237,5 @@ class AsyncChunkStream:
 
     async def aclose(self) -> None:
         """End the call, where it has not ended."""
-        if self._ended is not None:
-            self._ended = None
-            self._stream.cancel()
-            await self._told(self._reading)
-
-    def _close(self) -> None:
-        ended, self._ended = self._ended, None
-        if ended is not None:
-            self._stream.cancel()
-            ended(self._reading)
+        self._stream.cancel()
+        await self._ending.in_time(self._reading)

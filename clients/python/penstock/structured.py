@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import grpc
@@ -18,7 +18,7 @@ from penstock import v1
 from penstock._core import Core, Question
 from penstock._flavours import Flavour
 from penstock._request import to_json
-from penstock.errors import PenstockError, UnsupportedFeatureError
+from penstock.errors import InvalidRequestError, PenstockError, UnsupportedFeatureError
 from penstock.events import EventType
 from penstock.response import GenerateResponse
 
@@ -54,23 +54,69 @@ class StructuredOutputError(PenstockError):
         self.problems = tuple(problems)
 
 
+class Wanted(NamedTuple):
+    """What the answer has to be: a name and a JSON Schema, closed where no object is open."""
+
+    name: str
+    schema: str
+    is_closed: bool
+
+    @classmethod
+    def of(cls, response_model: type[BaseModel]) -> Wanted:
+        """What a pydantic model asks for."""
+        schema = response_model.model_json_schema()
+        are_closed = [_close(each) for each in _within(schema)]  # all, not up to the first open one
+        return cls(
+            _NO_NAME.sub("_", response_model.__name__)[:64], to_json(schema), all(are_closed)
+        )
+
+
+_NO_NAME = re.compile("[^A-Za-z0-9_-]")
+
+
+def _within(schema: Any) -> Iterator[dict[str, Any]]:
+    """All objects inside a schema, itself included."""
+    if isinstance(schema, dict):
+        yield schema
+        for each in list(schema.values()):
+            yield from _within(each)
+    elif isinstance(schema, list):
+        for each in schema:
+            yield from _within(each)
+
+
+def _close(schema: dict[str, Any]) -> bool:
+    """Have the model write every property and no other: only that can all providers hold it to.
+
+    Whether that was possible. What has a default is then written, too, which does no harm.
+    """
+    if schema.get("type") != "object":
+        return True
+    if not isinstance(schema.get("properties"), dict):
+        return False  # a mapping with any keys
+    schema["required"] = list(schema["properties"])
+    return schema.setdefault("additionalProperties", False) is False
+
+
 class _Way(NamedTuple):
     """How the model is kept to a schema: by what it is held, and whether it is told the schema."""
 
-    hold: Callable[[v1.GenerateRequest, str], object]
+    hold: Callable[[v1.GenerateRequest, Wanted], object]
     told: bool
 
 
-def _by_schema(request: v1.GenerateRequest, schema: str) -> None:
-    form = v1.JsonSchemaFormat(schema=schema)
+def _by_schema(request: v1.GenerateRequest, wanted: Wanted) -> None:
+    form = v1.JsonSchemaFormat(name=wanted.name, schema=wanted.schema)
+    if not wanted.is_closed:
+        form.strict = False  # some providers refuse such a schema else
     request.response_format.CopyFrom(v1.ResponseFormat(json_schema=form))
 
 
-def _by_json(request: v1.GenerateRequest, schema: str) -> None:
+def _by_json(request: v1.GenerateRequest, wanted: Wanted) -> None:
     request.response_format.CopyFrom(v1.ResponseFormat(json_object=v1.JsonObjectFormat()))
 
 
-def _by_word(request: v1.GenerateRequest, schema: str) -> None:
+def _by_word(request: v1.GenerateRequest, wanted: Wanted) -> None:
     request.ClearField("response_format")
 
 
@@ -93,51 +139,89 @@ async def generate_structured(
     """
     from pydantic import ValidationError
 
-    schema = to_json(response_model.model_json_schema())
-    ways = iter(_WAYS)
-    way = next(ways)
+    wanted = Wanted.of(response_model)
     request = v1.GenerateRequest()
     request.CopyFrom(question.request)
-    asked = Question(request, question.timeout, question.prompt, question.labels)
-    way.hold(request, schema)
+    asked = Question(request, question.timeout, question.prompt, question.about)
+    way = -1
     attempt = 1
+
+    def go_on_by(following: int) -> None:
+        nonlocal way
+        was_told, way = way >= 0 and _WAYS[way].told, following
+        core.ways[wanted.schema] = way
+        _WAYS[way].hold(request, wanted)
+        if _WAYS[way].told and not was_told:
+            request.messages.append(make.user(_instruction(wanted.schema)))
+
+    go_on_by(core.ways.get(wanted.schema, 0))
     while True:
         try:
             response = await core.generate(flavour, asked)
-        except UnsupportedFeatureError:
-            if (other := next(ways, None)) is None:
+        except (UnsupportedFeatureError, InvalidRequestError) as error:
+            if way + 1 == len(_WAYS) or not _is_about_the_form(error):
                 raise
-            if other.told and not way.told:
-                request.messages.append(make.user(_instruction(schema)))
-            way = other
-            way.hold(request, schema)
+            go_on_by(way + 1)
             continue
-        text = response.content or ""
-        try:
-            return response_model.model_validate_json(_bare(text))
-        except ValidationError as error:
-            problems = _problems(error)
+        hopeless = _hopeless(response)
+        if hopeless is None or response.finish_reason == "length":
+            try:
+                return response_model.model_validate_json(_bare(response.content or ""))
+            except ValidationError as error:
+                problems = _problems(error)
+        else:
+            problems = [hopeless]
         data = {
             "response_model": response_model.__name__,
             "validation_attempt": attempt,
             "validation_error": "; ".join(problems),
             "retry_count": attempt - 1,
             "model": request.model,
-            **question.labels,
+            **question.about,
         }
         await flavour.emit(core.events, EventType.VALIDATION_FAILED, data, core.provider)
-        if attempt >= attempts or response.finish_reason == "length":
-            # One that ran out of tokens would only run out of them again.
+        if attempt >= attempts or hopeless is not None:
             await flavour.emit(core.events, EventType.RETRY_EXHAUSTED, data, core.provider)
             raise StructuredOutputError(
-                _message(response_model.__name__, attempt, response, problems), response, problems
+                hopeless or _message(response_model.__name__, attempt, problems), response, problems
             )
         attempt += 1
-        await flavour.emit(core.events, EventType.RETRY_ATTEMPTED,
-                           {**data, "current_attempt": attempt, "max_attempts": attempts},
-                           core.provider)  # fmt: skip
-        request.messages.append(response.raw_response.message)
-        request.messages.append(make.user(_correction(schema, problems)))
+        counted = {**data, "current_attempt": attempt, "max_attempts": attempts}
+        await flavour.emit(core.events, EventType.RETRY_ATTEMPTED, counted, core.provider)
+        if response.raw_response.message.parts:
+            request.messages.append(response.raw_response.message)
+        request.messages.append(make.user(_correction(wanted.schema, problems)))
+
+
+def check_stream(stream: bool, response_model: object) -> None:
+    """Refuses both at once."""
+    if stream and response_model is not None:
+        raise ValueError("stream and response_model: an instance cannot come in pieces")
+
+
+def _is_about_the_form(error: PenstockError) -> bool:
+    """Whether another way might do. Some providers only know in words that it is the schema."""
+    if isinstance(error, UnsupportedFeatureError):
+        return error.metadata.get("feature", "response_format").startswith("response_format")
+    return type(error) is InvalidRequestError and _FORM.search(str(error)) is not None
+
+
+_FORM = re.compile("response_format|json_schema|schema", re.IGNORECASE)
+
+
+def _hopeless(response: GenerateResponse) -> str | None:
+    """Why asking again would not help; None where it might."""
+    if response.tool_calls:
+        names = ", ".join(response.get_tools_executed())
+        return f"the model wants tools called first ({names}); see LLM.run_tools"
+    return _HOPELESS.get(response.finish_reason or "")
+
+
+_HOPELESS = {
+    "length": "the answer was cut off before it was whole: allow more max_output_tokens",
+    "refusal": "the model declined to answer",
+    "content_filter": "the provider's filter cut the answer",
+}
 
 
 def _bare(text: str) -> str:
@@ -165,10 +249,8 @@ def _correction(schema: str, problems: Sequence[str]) -> str:
     return f"That does not fit:\n{listed}\n{_instruction(schema)}"
 
 
-def _message(name: str, attempts: int, response: GenerateResponse, problems: Sequence[str]) -> str:
+def _message(name: str, attempts: int, problems: Sequence[str]) -> str:
     tries = "an answer" if attempts == 1 else f"{attempts} answers"
-    if response.finish_reason == "length":
-        return f"the answer was cut off before it was a {name}: allow more max_output_tokens"
     return f"{tries} did not make a {name}: {'; '.join(problems)}"
 
 
