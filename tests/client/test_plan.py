@@ -9,16 +9,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from penstock import (
+    AsyncEventEmitter,
     BasicSession,
+    Event,
+    EventType,
     ModelNotFoundError,
     PenstockError,
     ProviderAPIError,
     ProviderUnavailableError,
     RateLimitError,
+    acreate_llm,
     aexecute_tools,
     create_llm,
     execute_tools,
@@ -95,7 +100,7 @@ async def test_async_error_handling() -> None:
         await llm.agenerate("Hello")
 
 
-# As written: tests/async/test_performance.py, and the two scenarios.
+# As written: tests/async/test_performance.py, the two scenarios, and what else was promised.
 
 
 @pytest.mark.asyncio
@@ -143,6 +148,44 @@ async def test_consensus_of_several_providers(upstream: Hosted) -> None:
     assert [response.content for response in responses] == [WORDS] * 3
     paths = {request.path.partition("?")[0] for request in upstream.upstream.received}
     assert paths == {"/v1/responses", "/v1/messages", "/api/chat"}
+
+
+async def test_factory() -> None:
+    llm = await acreate_llm("openai", model="gpt-4o-mini")
+    response = await llm.agenerate("Hello")
+    assert response.content == WORDS
+    assert "chat" in await llm.aget_capabilities()
+    assert await llm.aget_capabilities() == await asyncio.to_thread(llm.get_capabilities)
+
+
+async def test_session_files(tmp_path: Path) -> None:
+    session = BasicSession(provider=create_llm("openai", model="gpt-4o-mini"))
+    await session.agenerate("Hello")
+    file_path = str(tmp_path / "session.json")
+    await session.asave(file_path)
+    kind: Any = BasicSession  # types do not follow a class method's other name
+    loaded = await kind.aload_from_file(file_path, provider=session.provider)
+    assert loaded.get_history() == session.get_history()
+    await loaded.agenerate("How are you?")
+    assert len(loaded.messages) == 4
+
+
+async def test_emitter() -> None:
+    emitter = AsyncEventEmitter()
+    told: list[str] = []
+
+    async def listener(event: Event) -> None:
+        await asyncio.sleep(0)
+        told.append(f"async {event.data['n']} {event.source}")
+
+    def broken(event: Event) -> None:
+        raise RuntimeError("a handler that fails harms nobody")
+
+    emitter.on(EventType.TOOL_STARTED, lambda event: told.append(f"sync {event.data['n']}"))
+    emitter.on(EventType.TOOL_STARTED, broken)
+    emitter.on_async(EventType.TOOL_STARTED, listener)
+    await emitter.aemit(EventType.TOOL_STARTED, {"n": 1}, source="test")
+    assert sorted(told) == ["async 1 test", "sync 1"]
 
 
 # The same without awaiting, as far as it makes sense.
