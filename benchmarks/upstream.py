@@ -24,7 +24,7 @@ SPACING = 0.02
 """Seconds from one spaced delta to the next."""
 
 LATENCY = 0.1
-"""Seconds before a late answer."""
+"""Seconds before a late answer, unless ``--latency`` says otherwise."""
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _MODEL = re.compile(rb'"model":\s*"(\w+)"')
@@ -91,6 +91,9 @@ _BROKEN = b"HTTP/1.1 500 Broken\r\ncontent-type: application/json\r\ncontent-len
 class _Connection(asyncio.Protocol):
     """One connection; requests one after the other."""
 
+    def __init__(self, latency: float) -> None:
+        self._latency = latency
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the way back."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own kind
@@ -120,7 +123,7 @@ class _Connection(asyncio.Protocol):
             case b"broken":
                 self._transport.write(_BROKEN)
             case b"late":
-                self._loop.call_later(LATENCY, self._transport.write, WHOLE)
+                self._loop.call_later(self._latency, self._transport.write, WHOLE)
             case _:
                 self._transport.write(WHOLE)
 
@@ -134,10 +137,10 @@ class _Connection(asyncio.Protocol):
         self._loop.call_at(started + (number + 1) * SPACING, self._say, number + 1, started)
 
 
-async def serve() -> None:
+async def serve(latency: float) -> None:
     """Listen on a free port, say which, and answer until told to stop."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(_Connection, "127.0.0.1", 0, backlog=2048)
+    server = await loop.create_server(lambda: _Connection(latency), "127.0.0.1", 0, backlog=2048)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -146,5 +149,6 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    uvloop.run(serve())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--latency", type=float, default=LATENCY)
+    uvloop.run(serve(parser.parse_args().latency))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.processes import ServerProcess, gateway, sidecar
+from tests.support.processes import ServerProcess, gateway, local_tiny, sidecar
+
+if TYPE_CHECKING:
+    from tests.support.hosted import Hosted
 
 _figures: list[str] = []
 
@@ -41,6 +45,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def gateway_process() -> Iterator[ServerProcess]:
     """A gateway with the embedded model, for tests that do it no harm."""
     with gateway() as process:
+        yield process.ready()
+
+
+@pytest.fixture(scope="session")
+def hosted() -> Iterator[Hosted]:
+    """What the hosted providers of `hosted_gateway` are; tests leave it as they found it."""
+    from tests.support.hosted import hosting  # brings the vendors' SDKs, which most do not need
+
+    with hosting() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def hosted_gateway(hosted: Hosted) -> Iterator[ServerProcess]:
+    """A gateway with the embedded model and hosted providers, for tests that do it no harm."""
+    from tests.support.hosted import ENVIRONMENT
+
+    with gateway(*local_tiny(), *hosted.settings(), env=ENVIRONMENT) as process:
         yield process.ready()
 
 

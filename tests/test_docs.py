@@ -1,4 +1,7 @@
-"""Documentation is executed: the blocks of the READMEs run, against a live gateway."""
+"""Documentation is executed: the blocks of the pages run, against a live gateway.
+
+Its hosted providers are scripted; `local/tiny` is the real one.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ PAGES = [
     "sidecars/hf/README.md",
     "sidecars/mlx/README.md",
     "docs/local-models.md",
+    "docs/async-guide.md",
+    "examples/README.md",
 ]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
@@ -39,7 +44,9 @@ def blocks(language: str) -> list[ParameterSet]:
     ]
 
 
-def run(command: list[str], gateway: ServerProcess) -> subprocess.CompletedProcess[str]:
+def run(
+    command: list[str], gateway: ServerProcess, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "PENSTOCK_TARGET": gateway.address,
@@ -47,23 +54,23 @@ def run(command: list[str], gateway: ServerProcess) -> subprocess.CompletedProce
         "PYTHONWARNINGS": "error",
     }
     return subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=90
+        command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=90
     )
 
 
 @pytest.mark.parametrize("code", blocks("python"))
-def test_python_blocks_run(code: str, gateway_process: ServerProcess) -> None:
-    code = code.replace(DEFAULT_ADDRESS, gateway_process.address)
-    done = run([sys.executable, "-c", code], gateway_process)
+def test_python_blocks_run(code: str, hosted_gateway: ServerProcess, tmp_path: Path) -> None:
+    code = code.replace(DEFAULT_ADDRESS, hosted_gateway.address)
+    done = run([sys.executable, "-c", code], hosted_gateway, tmp_path)  # a block may write files
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("script", blocks("sh"))
-def test_shell_blocks_run(script: str, gateway_process: ServerProcess) -> None:
+def test_shell_blocks_run(script: str, hosted_gateway: ServerProcess) -> None:
     lines = [line for line in script.splitlines() if not _NOT_RUN.match(line)]
-    code = "\n".join(lines).replace(DEFAULT_ADDRESS, gateway_process.address)
-    done = run(["bash", "-euo", "pipefail", "-c", code], gateway_process)
+    code = "\n".join(lines).replace(DEFAULT_ADDRESS, hosted_gateway.address)
+    done = run(["bash", "-euo", "pipefail", "-c", code], hosted_gateway)
     assert done.returncode == 0, done.stderr + done.stdout
 
 
@@ -82,8 +89,8 @@ def test_configurations_are_valid(text: str, tmp_path: Path) -> None:
 
 
 def test_the_pages_have_what_is_tested() -> None:
-    assert len(blocks("python")) > 4
-    assert len(blocks("sh")) > 2
+    assert len(blocks("python")) > 25
+    assert len(blocks("sh")) > 3
     assert len(blocks("toml")) > 0
 
 

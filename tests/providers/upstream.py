@@ -85,6 +85,12 @@ class Upstream:
         """Answer the next request by ``script``."""
         self._scripts.append(script)
 
+    def forget(self) -> None:
+        """Begin anew: nothing was asked, nobody has hung up."""
+        self.received.clear()
+        self._asked.clear()
+        self._hung_up.clear()
+
     async def hung_up(self) -> None:
         """Wait until the other side has closed a held connection."""
         await _soon(self._hung_up)
