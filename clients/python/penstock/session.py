@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from penstock import archive
+from penstock._compacting import RECENT, compact
 from penstock._core import Question
 from penstock._flavours import Flavour, run
 from penstock._turns import Ticket, Turns
 from penstock.conversation import Message, conversation
-from penstock.errors import PenstockError, ProviderAPIError
+from penstock.errors import PenstockError
 from penstock.events import EventEmitter, EventType, GlobalEventBus
 from penstock.response import GenerateResponse
 from penstock.streaming import AsyncChunkStream, ChunkStream, Reading
@@ -32,14 +33,6 @@ if TYPE_CHECKING:
     from penstock.llm import LLM
 
 _ModelT = TypeVar("_ModelT", bound="BaseModel")
-
-RECENT = 6
-"""How many messages compacting leaves as they are, where nobody says otherwise."""
-
-_SUMMARISE = (
-    "Summarise the conversation below for the one who will go on with it. Keep names, numbers, "
-    "decisions, open questions and what was promised. Write the summary only."
-)
 
 
 class BasicSession:
@@ -408,7 +401,7 @@ class BasicSession:
         llm = self._llm()
         if self.auto_compact and self.should_compact():
             with suppress(PenstockError):  # told by an event; the whole history will do
-                await self._compact(flavour, llm, RECENT, None, "auto")
+                await compact(self, flavour, llm, RECENT, None, "auto")
         response_model = options.pop("response_model", None)
         attempts = options.pop("retry_strategy", None)
         media = options.pop("media", None)
@@ -433,56 +426,9 @@ class BasicSession:
     ) -> None:
         ticket = await self._turn(flavour)
         try:
-            await self._compact(flavour, llm, preserve_recent, focus, reason)
+            await compact(self, flavour, llm, preserve_recent, focus, reason)
         finally:
             self._turns.done(ticket)
-
-    async def _compact(
-        self, flavour: Flavour, llm: LLM, preserve_recent: int, focus: str | None, reason: str
-    ) -> None:
-        rest = [m for m in self.messages if m.role != "system" or m.metadata.get("summary")]
-        older = rest[: _border(rest, max(0, preserve_recent))]
-        if not older:
-            return
-        about = {"session_id": self.id, "reason": reason, "messages": len(older)}
-        await flavour.emit(self.events, EventType.COMPACTION_STARTED, about, "session")
-        try:
-            text = await self._summarised(flavour, llm, older, focus)
-        except BaseException as error:
-            failed = {**about, "success": False, "error": str(error) or type(error).__name__}
-            self.events.emit(EventType.COMPACTION_COMPLETED, failed, "session")
-            raise
-        summary = Message(
-            "system",
-            f"Summary of what was said before:\n{text}",
-            metadata={"summary": True, "messages": len(older)},
-        )
-        # What was added meanwhile stays, and what was cleared does not come back.
-        replaced = {id(message) for message in older}
-        now = self.messages
-        place = next((i for i, m in enumerate(now) if id(m) in replaced), None)
-        if place is not None:
-            kept = [m for m in now[place:] if id(m) not in replaced]
-            self.messages = [*now[:place], summary, *kept]
-        done = {**about, "success": True, "tokens": self.get_token_estimate()}
-        await flavour.emit(self.events, EventType.COMPACTION_COMPLETED, done, "session")
-
-    async def _summarised(
-        self, flavour: Flavour, llm: LLM, older: Sequence[Message], focus: str | None
-    ) -> str:
-        question = llm._core.question(
-            "\n\n".join(map(_told, older)),
-            system_prompt=f"{_SUMMARISE} Dwell on: {focus}." if focus else _SUMMARISE,
-            tools=[],
-            about={"session_id": self.id},
-            **self.options,
-        )
-        response = await llm._core.generate(flavour, question)
-        text = (response.content or "").strip()
-        if not text or response.output_truncated:
-            what = "cut the summary off" if text else "wrote no summary"
-            raise ProviderAPIError(f"the model {what}; the history is kept as it was")
-        return text
 
 
 @dataclass
@@ -544,19 +490,3 @@ def _message(
     if location is not None:
         more["location"] = location
     return Message(role, content, metadata=more)
-
-
-def _told(message: Message) -> str:
-    """A message as the one who summarises reads it."""
-    calls = [f"[calls {call}]" for call in message.metadata.get("tool_calls") or ()]
-    return "\n".join([f"{message.name or message.role}: {message.content}", *calls])
-
-
-def _border(messages: Sequence[Message], recent: int) -> int:
-    """Where the older ones end: a tool's result stays with the call that it answers."""
-    border = max(0, len(messages) - recent)
-    while border < len(messages) and messages[border].role == "tool":
-        border -= 1
-        if border <= 0:
-            return 0
-    return border
