@@ -7,8 +7,10 @@ that one test body serves both.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import penstock
@@ -31,8 +33,12 @@ class Face:
         return functools.partial(in_thread, getattr(self.behind, name))
 
 
+_threads = ThreadPoolExecutor(64, "face")  # asyncio's own has six where there are two cores
+
+
 async def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    result = await asyncio.to_thread(function, *args, **kwargs)
+    call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+    result = await asyncio.get_running_loop().run_in_executor(_threads, call)
     return ThreadedIterator(result) if isinstance(result, Iterator) else result
 
 
@@ -47,7 +53,7 @@ class ThreadedIterator:
 
     async def __anext__(self) -> Any:
         end = object()
-        item = await asyncio.to_thread(next, self.behind, end)
+        item = await in_thread(next, self.behind, end)
         if item is end:
             raise StopAsyncIteration
         return item
@@ -57,10 +63,10 @@ class ThreadedIterator:
         return self
 
     async def __aexit__(self, *error: Any) -> None:
-        await asyncio.to_thread(self.behind.__exit__, *error)
+        await in_thread(self.behind.__exit__, *error)
 
     async def aclose(self) -> None:
-        await asyncio.to_thread(self.behind.close)
+        await in_thread(self.behind.close)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.behind, name)

@@ -172,39 +172,51 @@ async def test_cancelling_a_task(server: Server, how: str) -> None:
 
 
 INTERRUPTED = """
-import sys, time
+import os, sys
 import penstock
 
+def say(*words):  # in one piece, since several threads say something
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
 def told(event):
-    print(event.type, event.data.get("success"), event.data.get("error"), flush=True)
+    say(event.type, event.data.get("success"), event.data.get("error"))
 
 llm = penstock.create_llm("test", "model", target=sys.argv[1])
 llm.events.on("*", told)
 try:
     if sys.argv[2] == "stream":
         for chunk in llm.generate("Hi", stream=True):
-            print(chunk.content, flush=True)
+            say(chunk.content)
     elif sys.argv[2] == "batch":
         llm.batch(["a", "b", "c"])
     elif sys.argv[2] == "session":
         session = penstock.BasicSession(llm)
         session.generate("Hi")
+    elif sys.argv[2] == "session stream":
+        session = penstock.BasicSession(llm)
+        for chunk in session.generate("Hi", stream=True):
+            say(chunk.content)
+    elif sys.argv[2] == "as_completed":
+        for _ in llm.batch(["a", "b", "c"], as_completed=True):
+            pass
     else:
         llm.generate("Hi")
 except KeyboardInterrupt:
-    print("interrupted", flush=True)
-    if sys.argv[2] == "session":
-        print(len(session.messages), flush=True)
+    say("interrupted")
+    if sys.argv[2].startswith("session"):
+        say(len(session.messages))
     sys.stdin.read()  # until the test has seen that the call ended
 """
 
 
-@pytest.mark.parametrize("what", ["unary", "stream", "batch", "session"])
+@pytest.mark.parametrize(
+    "what", ["unary", "stream", "batch", "as_completed", "session", "session stream"]
+)
 async def test_keyboard_interrupt(start_python: Start, server: Server, what: str) -> None:
     server.generate, server.stream = for_ever, begins_for_ever
     process = await start_python("-W", "error", "-c", INTERRUPTED, server.target, what)
-    await until(lambda: len(server.calls) == (3 if what == "batch" else 1))
-    if what == "stream":
+    await until(lambda: len(server.calls) == (3 if what in ("batch", "as_completed") else 1))
+    if "stream" in what:
         assert process.stdout is not None
         while await process.stdout.readline() != b"Hello \n":
             pass
@@ -216,9 +228,9 @@ async def test_keyboard_interrupt(start_python: Start, server: Server, what: str
     assert err == b""
     lines = out.decode().splitlines()
     assert "interrupted" in lines
-    if what == "session":
-        assert lines[-1] == "0"
-    if what != "batch":
+    if "session" in what:  # what had arrived is kept
+        assert lines[-1] == ("2" if "stream" in what else "0")
+    if what not in ("batch", "as_completed"):
         over = [line for line in lines if line.startswith("generation_completed")]
         assert over == ["generation_completed False KeyboardInterrupt"]
     assert process.returncode == 0

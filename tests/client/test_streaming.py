@@ -63,10 +63,11 @@ async def test_chunks(llm: Face, server: Server) -> None:
         yield v1.StreamGenerateResponse(completed=whole)
 
     server.stream = stream
-    stream_of = await llm.generate("Hi", stream=True)
-    assert stream_of.response is None
+    stream_of: Any = await llm.generate("Hi", stream=True)
+    unread = stream_of.response
     chunks = [chunk async for chunk in stream_of]
 
+    assert unread is None
     assert [chunk.content for chunk in chunks] == ["", "Hel", "lo.", ""]
     assert [chunk.reasoning for chunk in chunks] == ["hm", None, None, None]
     assert {chunk.model for chunk in chunks} == {"model"}

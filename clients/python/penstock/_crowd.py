@@ -46,10 +46,14 @@ _FIRST_PAUSE = 0.5
 
 
 class Plan:
-    """What is to be asked, and who asks next. Safe for threads."""
+    """What is to be asked, and who asks next. Safe for threads.
+
+    ``stops_at_failure``: whether a failed call is the last that is begun.
+    """
 
     def __init__(self, questions: Sequence[Question], ask: Ask, core: Core) -> None:
         self.questions = questions
+        self.stops_at_failure = False
         self.stopped = threading.Event()
         self._ask = ask
         self._core = core
@@ -65,6 +69,8 @@ class Plan:
                 result = await self._one(flavour, self.questions[place])
             except PenstockError as error:
                 result = error
+                if self.stops_at_failure:
+                    self.stopped.set()
             done(place, result)
 
     def _next(self) -> int | None:
@@ -73,19 +79,19 @@ class Plan:
 
     async def _one(self, flavour: Flavour, question: Question) -> Result:
         """Ask, and again where the server says later: then nobody asks before that."""
-        attempt = 1
+        attempt, answered = 1, self._answered
         while True:
             while (pause := self._go_on_at - time.monotonic()) > 0:
                 await flavour.pause(pause, self.stopped)
                 if self.stopped.is_set():
                     return None  # nobody waits for it
-            answered = self._answered
             try:
                 result = await self._ask(self._core, flavour, question)
             except QuotaExhaustedError:
                 raise  # waiting does not help
             except RateLimitError as error:
                 attempt = attempt + 1 if answered == self._answered else 2
+                answered = self._answered
                 delay = error.retry_delay or _FIRST_PAUSE * 2 ** (attempt - 2)
                 if attempt > ATTEMPTS or delay > _LONGEST_PAUSE:
                     await self._tell(

@@ -244,8 +244,12 @@ def _attach(function: Any, **options: Any) -> Any:
     return function
 
 
-def definition_of(tool: Tool) -> ToolDefinition:
+def definition_of(tool: Tool, name: str | None = None) -> ToolDefinition:
     """The definition of anything that is taken for a tool.
+
+    Args:
+        tool: a definition, a function with `tool`, or any other function.
+        name: of a function that has none of its own, such as a lambda.
 
     Raises:
         TypeError: it is none, or its signature cannot be told to a model.
@@ -262,7 +266,7 @@ def definition_of(tool: Tool) -> ToolDefinition:
         return attached._bound(tool) if inspect.ismethod(tool) else attached
     if not callable(tool):
         raise TypeError(f"{tool!r} is no tool: give a function or a ToolDefinition")
-    return ToolDefinition.from_function(tool)
+    return ToolDefinition.from_function(tool, name=name)
 
 
 def by_name(tools: Tools) -> dict[str, Tool]:
@@ -281,6 +285,7 @@ def by_name(tools: Tools) -> dict[str, Tool]:
             if found.setdefault(name, tool) != tool:
                 raise ValueError(f"two tools are called {name!r}")
     for name, tool in found.items():
+        _check_name(name)
         if not isinstance(tool, ToolDefinition) and not callable(tool):
             raise TypeError(f"{tool!r} is no tool: give a function or a ToolDefinition")
         attached = _attached(tool)
@@ -304,9 +309,7 @@ def _attached(tool: Tool) -> ToolDefinition | None:
 
 def _called(tool: Tool) -> str:
     attached = _attached(tool)
-    name = _name_of(tool) if attached is None else attached.name
-    _check_name(name)
-    return name
+    return _name_of(tool) if attached is None else attached.name
 
 
 def _check_name(name: str) -> None:

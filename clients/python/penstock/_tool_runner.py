@@ -120,7 +120,7 @@ class Run:
             return _Outcome(error=call.problem)
         if not is_ready(tool):  # which takes pydantic a moment, and so would stall a loop
             read = await self._settle(
-                self._in_thread(functools.partial(_ready, tool)), call.name, None
+                self._in_thread(functools.partial(_ready, tool, call.name)), call.name, None
             )
             if read.error is not None or read.interrupted:
                 return read
@@ -200,8 +200,8 @@ def _report(call: WrittenCall, began: float, outcome: _Outcome) -> dict[str, Any
     )
 
 
-def _ready(tool: Tool) -> ToolDefinition:
-    definition = definition_of(tool)
+def _ready(tool: Tool, name: str) -> ToolDefinition:
+    definition = definition_of(tool, name)
     definition._read()
     return definition
 

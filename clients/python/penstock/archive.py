@@ -190,7 +190,7 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 def _read_message(data: Any, place: int) -> Message:
-    if not isinstance(data, Mapping) or data.get("role") not in _ROLES:
+    if not isinstance(data, Mapping) or str(data.get("role")) not in _ROLES:
         raise SessionError(
             f"messages[{place}]: no object with a role of {', '.join(sorted(_ROLES))}"
         )

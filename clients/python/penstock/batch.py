@@ -63,6 +63,7 @@ class Batching:
         """
         core = self._core.apart()  # a connection of its own: closing it cancels what runs
         plan = run(_plan(core, core.blocking, prompts, options))
+        plan.stops_at_failure = not return_exceptions
         workers = [partial(plan.work, core.blocking)] * _workers(max_concurrency, plan)
 
         def stop() -> None:
@@ -109,6 +110,7 @@ class Batching:
         """
         core = self._core
         plan = await _plan(core, core.asynchronous, prompts, options)
+        plan.stops_at_failure = not return_exceptions
         workers = [partial(plan.work, core.asynchronous)] * _workers(max_concurrency, plan)
 
         async def results() -> AsyncGenerator[tuple[int, Result], None]:
