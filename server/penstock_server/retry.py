@@ -129,8 +129,9 @@ def _pause(policy: RetryPolicy, attempt: int, failure: Failure, remaining: float
     pause = policy.pause(attempt, failure, remaining)
     if pause is None:
         if attempt > 1:
-            failure.metadata["attempts"] = str(attempt)
             telemetry.note(attempts=attempt)
+        if policy is not NEVER:  # whoever gets it is told that it has been tried often enough
+            failure.metadata["attempts"] = str(attempt)
         raise failure
     telemetry.retried(attempt, failure.reason_name, pause)
     return pause

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any
 
@@ -149,20 +150,21 @@ async def test_the_last_failure_is_told_with_the_number_of_attempts(
     assert len(upstream.received) == 3
 
 
-async def test_retries_do_not_stack(upstream: Upstream) -> None:
+@pytest.mark.parametrize("attempts", [3, 1])
+async def test_retries_do_not_stack(attempts: int, upstream: Upstream) -> None:
     """gRPC's own retries, which the Python client switches on, leave it at that."""
     import penstock
 
     upstream.otherwise = BUSY
     provider = ChatProvider("up", bearer("up", upstream.url))
-    provider.retry = QUICK
+    provider.retry = replace(QUICK, attempts=attempts)
     async with (
         scripted.serving(provider) as (server, _),
         penstock.aio.Client(server.addresses[0]) as client,
     ):
         with pytest.raises(PenstockError):
             await client.generate("Hi", model="up/m")
-    assert len(upstream.received) == 3
+    assert len(upstream.received) == attempts
 
 
 async def test_a_stream_that_has_begun_is_never_begun_again(upstream: Upstream) -> None:

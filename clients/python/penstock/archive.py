@@ -154,7 +154,7 @@ def _without_options(params: Mapping[str, Any] | None) -> dict[str, Any]:
 def write(filepath: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
     """Write a file whole or not at all: beside its place first, then into it."""
     target = Path(os.path.realpath(filepath))  # a link stays one
-    text = json.dumps(data, ensure_ascii=False, indent=2)  # before anything is touched
+    text = _text(data)  # before anything is touched
     handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogatepass") as file:
@@ -168,6 +168,25 @@ def write(filepath: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):
             Path(beside).unlink()
         raise
+
+
+def _text(data: Mapping[str, Any]) -> str:
+    """JSON with a line for each message, so that versions of a file can be compared.
+
+    Message by message, since ``indent`` is encoded by Python itself, which would hold up other
+    threads for tens of milliseconds.
+    """
+    fields = []
+    for name, value in data.items():
+        lines = _json(value)
+        if name == "messages":
+            lines = "[\n    " + ",\n    ".join(map(_json, value)) + "\n  ]" if value else "[]"
+        fields.append(f"  {_json(name)}: {lines}")
+    return "{\n" + ",\n".join(fields) + "\n}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def read(filepath: str | os.PathLike[str]) -> dict[str, Any]:
