@@ -41,6 +41,7 @@ class Upstream:
         self.most = 0
         self.cut_off = 0
         self.slow: set[str] = set()
+        self.fails_beside = 0
         server.generate = self.generate
 
     async def generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
@@ -52,6 +53,7 @@ class Upstream:
                 await asyncio.Event().wait()
             await asyncio.sleep(self.seconds)
             if prompt == "fail":
+                await until(lambda: self.running >= self.fails_beside)
                 await context.abort(grpc.StatusCode.INTERNAL, "broken")
             return answer(f"to {prompt}")
         except asyncio.CancelledError:
@@ -118,6 +120,7 @@ async def test_as_completed(llm: Face, server: Server) -> None:
 async def test_the_first_failure_cancels_the_rest(llm: Face, server: Server) -> None:
     upstream = Upstream(server)
     upstream.slow = {"a", "b", "c"}
+    upstream.fails_beside = 4
     with pytest.raises(penstock.InternalError, match="broken"):
         await llm.batch(["a", "b", "fail", "c", "d", "e"], max_concurrency=4)
 
