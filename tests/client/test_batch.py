@@ -314,12 +314,12 @@ async def test_waiting_that_does_not_help(
 
 async def test_breaking_off_a_pause(llm: Face, server: Server, fail: Fail) -> None:
     limited = Limited(server, fail, times=1, delay=30)
-    server.calls.clear()
 
     async def generate(request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
         if prompt_of(request) == "fine":
             await until(lambda: limited.arrived)
             return answer()
+        await until(lambda: len(server.calls) == 2)
         return await limited.generate(request, context)
 
     server.generate = generate
