@@ -41,6 +41,7 @@ class Upstream:
         self.most = 0
         self.cut_off = 0
         self.slow: set[str] = set()
+        self.fails_beside = 0
         server.generate = self.generate
 
     async def generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
@@ -52,6 +53,7 @@ class Upstream:
                 await asyncio.Event().wait()
             await asyncio.sleep(self.seconds)
             if prompt == "fail":
+                await until(lambda: self.running >= self.fails_beside)
                 await context.abort(grpc.StatusCode.INTERNAL, "broken")
             return answer(f"to {prompt}")
         except asyncio.CancelledError:
@@ -118,6 +120,7 @@ async def test_as_completed(llm: Face, server: Server) -> None:
 async def test_the_first_failure_cancels_the_rest(llm: Face, server: Server) -> None:
     upstream = Upstream(server)
     upstream.slow = {"a", "b", "c"}
+    upstream.fails_beside = 4
     with pytest.raises(penstock.InternalError, match="broken"):
         await llm.batch(["a", "b", "fail", "c", "d", "e"], max_concurrency=4)
 
@@ -311,12 +314,12 @@ async def test_waiting_that_does_not_help(
 
 async def test_breaking_off_a_pause(llm: Face, server: Server, fail: Fail) -> None:
     limited = Limited(server, fail, times=1, delay=30)
-    server.calls.clear()
 
     async def generate(request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
         if prompt_of(request) == "fine":
             await until(lambda: limited.arrived)
             return answer()
+        await until(lambda: len(server.calls) == 2)
         return await limited.generate(request, context)
 
     server.generate = generate
