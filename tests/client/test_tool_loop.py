@@ -130,7 +130,14 @@ async def test_failures_are_told_to_the_model(llm: Face, server: Server, says: A
     assert all("error" in result for result in response.metadata["tool_results"])
 
 
-async def test_tools_that_take_too_long(llm: Face, server: Server, says: Any) -> None:
+@pytest.mark.parametrize("said", ["once for all", "for this call"])
+async def test_tools_that_take_too_long(
+    said: str, make_llm: MakeLLM, server: Server, says: Any
+) -> None:
+    once, now = (
+        ({"tool_timeout": 0.05}, {}) if said == "once for all" else ({}, {"tool_timeout": 0.05})
+    )
+    llm = make_llm(**once)
     release = threading.Event()
 
     def slow() -> None:
@@ -141,7 +148,7 @@ async def test_tools_that_take_too_long(llm: Face, server: Server, says: Any) ->
 
     says(wants(("c1", "slow", "{}"), ("c2", "aslow", "{}")), final())
     try:
-        response = await llm.run_tools("Hi", [slow, aslow], tool_timeout=0.05)
+        response = await llm.run_tools("Hi", [slow, aslow], **now)
     finally:
         release.set()
 

@@ -9,7 +9,7 @@ import grpc
 
 from penstock import messages as make
 from penstock import v1
-from penstock._core import Core, Question
+from penstock._core import UNSET, Core, Question
 from penstock._flavours import Flavour, run
 from penstock._tool_definition import by_name
 from penstock.errors import PenstockError
@@ -99,6 +99,7 @@ class ToolCalling:
     """The part of `penstock.LLM` that lets the model call tools."""
 
     _core: Core
+    tool_timeout: float | None
 
     def run_tools(
         self,
@@ -106,7 +107,7 @@ class ToolCalling:
         tools: Sequence[Any] = (),
         *,
         max_rounds: int = ROUNDS,
-        tool_timeout: float | None = None,
+        tool_timeout: float | None = UNSET,
         **options: Any,
     ) -> GenerateResponse:
         """Ask, call the tools that the model wants, tell it what came of them, and so on.
@@ -115,8 +116,8 @@ class ToolCalling:
             prompt: what is asked.
             tools: functions (see `penstock.tool`). Default: the LLM's own.
             max_rounds: how often the model is asked at most.
-            tool_timeout: seconds that each tool may take. A tool that fails, or takes longer, is
-                told to the model as having failed.
+            tool_timeout: seconds that each tool may take; None: no limit. Default: the LLM's own.
+                A tool that fails, or takes longer, is told to the model as having failed.
             **options: as of `generate`.
 
         Returns:
@@ -143,7 +144,7 @@ class ToolCalling:
         tools: Sequence[Any] = (),
         *,
         max_rounds: int = ROUNDS,
-        tool_timeout: float | None = None,
+        tool_timeout: float | None = UNSET,
         **options: Any,
     ) -> GenerateResponse:
         """`run_tools`' twin."""
@@ -161,5 +162,6 @@ class ToolCalling:
         options: dict[str, Any],
     ) -> GenerateResponse:
         tools = tools or list(self._core.defaults.get("tools") or ())
+        timeout = self.tool_timeout if timeout is UNSET else timeout
         question = await self._core.prepare(flavour, prompt=prompt, tools=tools, **options)
         return await run_tools(self._core, flavour, question, tools, rounds=rounds, timeout=timeout)

@@ -70,6 +70,7 @@ class LLM(Generating, Batching, ToolCalling):
             own planning, since only the model's tokenizer can count.
         temperature, seed, top_p, …: what calls use unless they say otherwise; all that
             `penstock.GenerateOptions` has. What nobody says is left to the provider.
+        tool_timeout: seconds that each tool of `run_tools` may take. None: no limit.
         events: where its events go first; they go on to `penstock.GlobalEventBus`.
 
     Example::
@@ -89,6 +90,7 @@ class LLM(Generating, Batching, ToolCalling):
         metadata: Metadata | None = None,
         options: Options | None = None,
         timeout: float | None = None,
+        tool_timeout: float | None = None,
         max_tokens: int | None = None,
         max_input_tokens: int | None = None,
         max_output_tokens: int | None = None,
@@ -102,6 +104,7 @@ class LLM(Generating, Batching, ToolCalling):
         self.max_tokens, self.max_input_tokens, self.max_output_tokens = _budget(
             max_tokens, max_input_tokens, max_output_tokens
         )
+        self.tool_timeout = tool_timeout
         self.events = events or EventEmitter(parent=GlobalEventBus.emitter)
         to: dict[str, Any] = {"token": token, "tls": tls, "metadata": metadata, "options": options}
         self._core = Core(
