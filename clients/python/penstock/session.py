@@ -336,8 +336,25 @@ class BasicSession:
         """`load`'s twin."""
         return cls.from_dict(await asyncio.to_thread(archive.read, filepath), provider, tools)
 
-    load_from_file = load
-    aload_from_file = aload
+    @classmethod
+    def load_from_file(
+        cls,
+        file_path: str | os.PathLike[str],
+        provider: LLM | None = None,
+        tools: Sequence[Any] | None = None,
+    ) -> Self:
+        """`load` by another name."""
+        return cls.load(file_path, provider, tools)
+
+    @classmethod
+    async def aload_from_file(
+        cls,
+        file_path: str | os.PathLike[str],
+        provider: LLM | None = None,
+        tools: Sequence[Any] | None = None,
+    ) -> Self:
+        """`aload` by another name."""
+        return await cls.aload(file_path, provider, tools)
 
     # Written once for both flavours.
 
