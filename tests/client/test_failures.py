@@ -232,5 +232,7 @@ async def test_keyboard_interrupt(start_python: Start, server: Server, what: str
         assert lines[-1] == ("2" if "stream" in what else "0")
     if what not in ("batch", "as_completed"):
         over = [line for line in lines if line.startswith("generation_completed")]
-        assert over == ["generation_completed False KeyboardInterrupt"]
+        # It may also come just after a chunk: then the loop over the stream is left.
+        ends = ["KeyboardInterrupt", *(["broken off"] if "stream" in what else [])]
+        assert over in [[f"generation_completed False {end}"] for end in ends]
     assert process.returncode == 0
