@@ -12,6 +12,7 @@ Servers are asked from this process, which is none of theirs. What answers insid
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import sys
@@ -178,12 +179,12 @@ async def over_http(options: Mapping[str, Any], callers: int) -> AsyncIterator[A
 
         async def begin(body: Mapping[str, Any]) -> aiohttp.ClientResponse:
             url = f"{options['url']}/v1/chat/completions"
-            try:
-                return await session.post(url, json=body)
-            except aiohttp.ClientConnectionError:
-                # llama.cpp's server closes a connection after so many requests, while the next
-                # is on its way.
-                return await session.post(url, json=body)
+            # llama.cpp's server closes connections after so many requests, while the next is on
+            # its way; all that are kept may be such.
+            for _ in range(callers):
+                with contextlib.suppress(aiohttp.ClientConnectionError):
+                    return await session.post(url, json=body)
+            return await session.post(url, json=body)
 
         async def ask(question: Question, hear: Hear) -> int:
             body = {
