@@ -28,6 +28,8 @@ from penstock.events import (
     create_tool_event,
 )
 
+from tests.support.processes import until
+
 if TYPE_CHECKING:
     from tests.client.conftest import Run, Start
 
@@ -83,12 +85,6 @@ class Gate:
         self.began.set()
         await until(self.may_go.is_set)
         self.seen.append(event.data["n"])
-
-
-async def until(true: Callable[[], bool], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 - what is waited for is in any thread
-            await asyncio.sleep(0.005)
 
 
 # --- what handlers get --------------------------------------------------------------------------

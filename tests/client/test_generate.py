@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
 import penstock
+import pytest
 from penstock import v1
 
 from tests.client.conftest import answer
@@ -165,6 +168,38 @@ async def test_tools_in_every_shape(llm: Face, server: Server) -> None:
         request.tools[2].parameters == '{"type":"object","properties":{"city":{"type":"string"}}}'
     )
     assert request.tool_choice.mode == v1.ToolChoice.MODE_REQUIRED
+
+
+async def test_a_tool_as_abstractcore_describes_it(llm: Face, server: Server) -> None:
+    arguments = {"city": {"type": "string"}, "days": {"type": "integer", "default": 1}}
+    more = {"tags": ["x"], "when_to_use": "Before going out."}
+    said = {"name": "weather", "description": "Tells the weather.", "parameters": arguments}
+    await llm.generate("Hi", tools=[{**said, **more}, {**said, "required_args": ["days"]}])
+
+    one, other = server.calls[0].request.tools
+    schema = {"type": "object", "properties": arguments}
+    assert json.loads(one.parameters) == {**schema, "required": ["city"]}
+    assert json.loads(other.parameters) == {**schema, "required": ["days"]}
+    assert one.description == "Tells the weather.\n\nWhen to use: Before going out."
+
+
+@pytest.mark.parametrize(
+    ("described", "problem"),
+    [
+        ({"name": "t", "paramters": {}}, "tool 't': there is no paramters"),
+        ({"name": "t", "parameters": "{"}, "tool 't': parameters: no JSON"),
+        ({"name": "t", "parameters": [1]}, "tool 't': parameters: no JSON object"),
+        ({"name": "t", "parameters": {"city": "string"}}, "neither a JSON Schema nor arguments"),
+        ({"type": "function", "function": "t"}, "function is no description"),
+        ({"description": "d"}, "tool name ''"),
+    ],
+)
+async def test_descriptions_that_make_no_tool(
+    described: dict[str, Any], problem: str, llm: Face, server: Server
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        await llm.generate("Hi", tools=[described])
+    assert not server.calls
 
 
 async def test_an_llm_with_tools_of_its_own(make_llm: MakeLLM, server: Server) -> None:

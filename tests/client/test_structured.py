@@ -193,6 +193,8 @@ async def test_corrections_are_bounded(
 async def test_attempts_that_make_no_sense(llm: Face, server: Server) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         await llm.generate("Go on.", response_model=River, retry_strategy=0)
+    with pytest.raises(TypeError, match="retry_strategy: 'often' is no number"):
+        await llm.generate("Go on.", response_model=River, retry_strategy="often")
     assert server.calls == []
 
 

@@ -35,6 +35,8 @@ from penstock.tools import (
 )
 from pydantic import BaseModel, Field
 
+from tests.support.processes import until
+
 if TYPE_CHECKING:
     from tests.client.conftest import Start
 
@@ -55,12 +57,6 @@ def execute(flavour: str) -> Execute:
 
 def call(name: str, call_id: str | None = None, **arguments: Any) -> dict[str, Any]:
     return {"name": name, "arguments": arguments, "call_id": call_id}
-
-
-async def until(true: Callable[[], bool], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 - what is waited for is in any thread
-            await asyncio.sleep(0.005)
 
 
 # --- definitions --------------------------------------------------------------------------------
@@ -210,7 +206,7 @@ def test_a_tool_stays_a_function() -> None:
     assert definition_of(other).to_proto() == v1.Tool(
         name="other_name",
         description="Other.",
-        parameters='{"type": "object", "properties": {}, "additionalProperties": false}',
+        parameters='{"type":"object","properties":{},"additionalProperties":false}',
         strict=True,
     )
 
@@ -424,6 +420,11 @@ async def test_the_plans_five(execute: Execute) -> None:
     assert await execute([], [add]) == []
     [none] = await execute([call("x")], [])
     assert none["error"] == "Tool x not found; there are none"
+
+
+async def test_a_tool_without_a_function(execute: Execute) -> None:
+    [result] = await execute([call("far")], [ToolDefinition("far")])
+    assert result["error"] == "TypeError: tool 'far' has no function to call"
 
 
 async def test_arguments_are_checked_before_a_tool_runs(execute: Execute) -> None:

@@ -9,11 +9,13 @@ long to wait for it, does not belong here.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import queue
 import threading
 from collections.abc import Callable
+from typing import Any
 
 _log = logging.getLogger("penstock")
 
@@ -92,6 +94,12 @@ class LoopThread:
         with self._lock:
             if self._loop is loop:
                 self._loop = None
+
+
+def is_coroutine_function(called: Any) -> bool:
+    """Whether calling it makes a coroutine: a coroutine function, or an object like one."""
+    call = getattr(called, "__call__", None)  # noqa: B004 - of an object that is called
+    return inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(call)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from penstock import aio, sync, v1
+from penstock._emitter import error_data
 from penstock._flavours import Asynchronous, Blocking, Flavour, run
 from penstock._request import generate_request
 from penstock.conversation import AnyMessage, Media, conversation
@@ -316,7 +317,7 @@ class Core:
         data = self._completed(question, stream, took, error=error)
         self.events.emit(EventType.GENERATION_COMPLETED, data, self.provider)
         if isinstance(error, Exception):
-            self.events.emit_error(error, {"model": question.request.model})
+            self.events.emit(EventType.ERROR, _told(question, error), self.provider)
 
     async def _ended(self, flavour: Flavour, question: Question, reading: Reading) -> None:
         error = reading.error
@@ -326,12 +327,11 @@ class Core:
             data["error"] = "broken off"
         await flavour.emit(self.events, EventType.GENERATION_COMPLETED, data, self.provider)
         if isinstance(error, Exception):
-            about = {
-                "error": str(error),
-                "error_type": type(error).__name__,
-                "context": {"model": question.request.model},
-            }
-            await flavour.emit(self.events, EventType.ERROR, about, self.provider)
+            await flavour.emit(self.events, EventType.ERROR, _told(question, error), self.provider)
+
+
+def _told(question: Question, error: Exception) -> dict[str, Any]:
+    return error_data(error, {"model": question.request.model})
 
 
 def _failure(failure: v1.ProviderFailure) -> PenstockError:
@@ -346,17 +346,8 @@ def _failure(failure: v1.ProviderFailure) -> PenstockError:
     )
 
 
-def _tool(tool: Any) -> v1.Tool | Mapping[str, Any]:
-    """A tool as the request takes it: a function, a definition, or a description of one."""
-    if isinstance(tool, v1.Tool):
-        return tool
-    if not isinstance(tool, Mapping):
-        return definition_of(tool).to_proto()
-    described = tool.get("function", tool)  # OpenAI's shape has it one level down
-    return {name: value for name, value in described.items() if name in _TOOL_FIELDS}
-
-
-_TOOL_FIELDS = frozenset(field.name for field in v1.Tool.DESCRIPTOR.fields)
+def _tool(tool: Any) -> v1.Tool:
+    return tool if isinstance(tool, v1.Tool) else definition_of(tool).to_proto()
 
 
 def _since(began: float) -> float:

@@ -6,7 +6,6 @@ How an event then reaches a handler is in `_delivery`; what is emitted belongs t
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeAlias, TypeVar, overload
 
+from penstock._background import is_coroutine_function
 from penstock._delivery import Listener, Wave, in_handler
 
 
@@ -276,13 +276,13 @@ class EventEmitter:
 
             emitter.emit_error(error, {"operation": "generate"})
         """
-        return self.emit(EventType.ERROR, _error_data(error, context))
+        return self.emit(EventType.ERROR, error_data(error, context))
 
     async def aemit_error(
         self, error: BaseException, context: Mapping[str, Any] | None = None
     ) -> Event:
         """As `emit_error`, without blocking."""
-        return await self.aemit(EventType.ERROR, _error_data(error, context))
+        return await self.aemit(EventType.ERROR, error_data(error, context))
 
     async def _aemit(
         self,
@@ -346,7 +346,7 @@ class EventEmitter:
         def register(handler: _HandlerT) -> _HandlerT:
             if not callable(handler):
                 raise TypeError(f"{handler!r} cannot be called, and so handles no events")
-            in_loop = is_async or _is_coroutine_function(handler)
+            in_loop = is_async or is_coroutine_function(handler)
             listener = Listener(handler, once, in_loop, self._queue_size, self._drop)
             with self._lock:
                 others = self._listeners.get(key, ())
@@ -370,7 +370,8 @@ def _event(
     return Event(kind, datetime.now(UTC), {**data, **more} if data else more, source)
 
 
-def _error_data(error: BaseException, context: Mapping[str, Any] | None) -> dict[str, Any]:
+def error_data(error: BaseException, context: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The data of an ERROR."""
     return {
         "error": str(error),
         "error_type": type(error).__name__,
@@ -380,8 +381,3 @@ def _error_data(error: BaseException, context: Mapping[str, Any] | None) -> dict
 
 def _key(event_type: _Which) -> _Key:
     return None if event_type is None or event_type == "*" else EventType(event_type)
-
-
-def _is_coroutine_function(handler: Any) -> bool:
-    call = getattr(handler, "__call__", None)  # noqa: B004 - of an object that is called
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, overload
 
 from penstock import v1
+from penstock._request import to_json
+from penstock._tool_description import described
 from penstock._tool_schema import Parameters, documented, parameters_of, parse_docstring
 
 _P = ParamSpec("_P")
@@ -120,6 +122,26 @@ class ToolDefinition:
         definition.parameters = definition._signature.schema
         return definition
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """A tool from a description: as `to_dict` makes it, or in OpenAI's or AbstractCore's shape.
+
+        Args:
+            data: name, description, parameters and what else the class has; or all of that under
+                ``function``, beside a type. ``parameters`` is a JSON Schema, also as JSON text, or
+                maps arguments to theirs; in the latter case ``required_args`` names those that the
+                model has to give (default: those without a default).
+
+        Raises:
+            ValueError: a key that tools do not have, a name that is none, or parameters that are
+                no JSON object.
+
+        Example::
+
+            ToolDefinition.from_dict({"name": "now", "description": "Tells the time."})
+        """
+        return cls(**described(data))
+
     def to_dict(self) -> dict[str, Any]:
         """What the tool is, without its function; only what is set, ready for `json.dumps`."""
         fields = {
@@ -148,7 +170,7 @@ class ToolDefinition:
         return v1.Tool(
             name=self.name,
             description="\n\n".join(told),
-            parameters=json.dumps(self.parameters, ensure_ascii=False),
+            parameters=to_json(self.parameters),
             strict=self.strict,
         )
 
@@ -244,11 +266,12 @@ def _attach(function: Any, **options: Any) -> Any:
     return function
 
 
-def definition_of(tool: Tool, name: str | None = None) -> ToolDefinition:
+def definition_of(tool: Tool | Mapping[str, Any], name: str | None = None) -> ToolDefinition:
     """The definition of anything that is taken for a tool.
 
     Args:
-        tool: a definition, a function with `tool`, or any other function.
+        tool: a definition, a description (see `ToolDefinition.from_dict`), a function with
+            `tool`, or any other function.
         name: of a function that has none of its own, such as a lambda.
 
     Raises:
@@ -261,6 +284,8 @@ def definition_of(tool: Tool, name: str | None = None) -> ToolDefinition:
     """
     if isinstance(tool, ToolDefinition):
         return tool
+    if isinstance(tool, Mapping):
+        return ToolDefinition.from_dict(tool)
     attached = _attached(tool)
     if attached is not None:
         return attached._bound(tool) if inspect.ismethod(tool) else attached

@@ -127,7 +127,7 @@ class Run:
             tool = read.value
         definition = definition_of(tool)
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
-        if _is_coroutine_function(definition.function):
+        if _background.is_coroutine_function(definition.function):
             running = self._in_loop(lambda: _acall(definition, call.arguments))
             return await self._settle(running, call.name, deadline)
         running = self._in_thread(lambda: _call(definition, call.arguments))
@@ -278,8 +278,3 @@ async def _replace_if_blocked(loop_thread: _background.LoopThread) -> None:
     done, _ = await asyncio.wait({answer}, timeout=_BLOCKED_SECONDS)
     if not done:
         loop_thread.give_up(theirs)
-
-
-def _is_coroutine_function(function: Any) -> bool:
-    call = getattr(function, "__call__", None)  # noqa: B004 - of an object that is called
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)

@@ -49,7 +49,15 @@ _ROLES = frozenset({"system", "user", "assistant", "tool"})
 
 
 class SessionError(ValueError):
-    """A session cannot be read: the file is damaged, or no session's."""
+    """A session cannot be read: the file is damaged, or no session's.
+
+    Example::
+
+        try:
+            session = BasicSession.load("ada.json")
+        except penstock.SessionError as error:
+            print(error)  # such as: messages[3].content: missing, or no text
+    """
 
 
 @dataclass

@@ -11,12 +11,12 @@ import os
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from penstock import archive
 from penstock._compacting import RECENT, compact
 from penstock._core import Question
+from penstock._exchange import Exchange, said_by
 from penstock._flavours import Flavour, run
 from penstock._turns import Ticket, Turns
 from penstock.conversation import Message, conversation
@@ -24,7 +24,7 @@ from penstock.errors import PenstockError
 from penstock.events import EventEmitter, EventType, GlobalEventBus
 from penstock.response import GenerateResponse
 from penstock.streaming import AsyncChunkStream, ChunkStream, Reading
-from penstock.structured import ATTEMPTS, attempts_of, check_stream, generate_structured
+from penstock.structured import check_stream
 from penstock.tools import definition_of
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class BasicSession:
 
             session.add_message("user", "It rains.", name="Ada", location="Oslo")
         """
-        message = _message(role, content, name, location, metadata)
+        message = said_by(role, content, name, location, metadata)
         self.messages.append(message)
         return message
 
@@ -395,7 +395,7 @@ class BasicSession:
             )
         return await flavour.turn(self._turns)
 
-    async def _stream(self, flavour: Flavour, turn: _Turn, ticket: Ticket) -> Any:
+    async def _stream(self, flavour: Flavour, turn: Exchange, ticket: Ticket) -> Any:
         def keep(reading: Reading) -> None:
             self._streaming = None
             turn.streamed(reading)
@@ -414,7 +414,7 @@ class BasicSession:
         name: str | None,
         location: str | None,
         options: dict[str, Any],
-    ) -> _Turn:
+    ) -> Exchange:
         llm = self._llm()
         if self.auto_compact and self.should_compact():
             with suppress(PenstockError):  # told by an event; the whole history will do
@@ -422,7 +422,7 @@ class BasicSession:
         response_model = options.pop("response_model", None)
         attempts = options.pop("retry_strategy", None)
         media = options.pop("media", None)
-        said = [_message("user", prompt, name, location, {})] if prompt or media else []
+        said = [said_by("user", prompt, name, location, {})] if prompt or media else []
         if media:  # the next turns see it, too
             [said[0].wire] = await flavour.work(conversation, prompt, None, list(media))
             said[0].wire.name = name or ""
@@ -436,7 +436,7 @@ class BasicSession:
             **{**self.options, **options},
         )
         question = Question(question.request, question.timeout, prompt, question.about)
-        return _Turn(self, llm, question, said, response_model, attempts)
+        return Exchange(self, llm, question, said, response_model, attempts)
 
     async def _compact_in_turn(
         self, flavour: Flavour, llm: LLM, preserve_recent: int, focus: str | None, reason: str
@@ -446,64 +446,3 @@ class BasicSession:
             await compact(self, flavour, llm, preserve_recent, focus, reason)
         finally:
             self._turns.done(ticket)
-
-
-@dataclass
-class _Turn:
-    """One prompt and its answer, on their way into the history."""
-
-    session: BasicSession
-    llm: LLM
-    question: Question
-    said: list[Message]
-    response_model: Any = None
-    attempts: Any = None
-
-    async def answered(self, flavour: Flavour) -> Any:
-        """Ask; what comes is added to the history."""
-        core = self.llm._core
-        if self.response_model is None:
-            response = await core.generate(flavour, self.question)
-            self._keep(response)
-            return response
-        attempts = ATTEMPTS if self.attempts is None else attempts_of(self.attempts)
-        instance = await generate_structured(
-            core, flavour, self.question, self.response_model, attempts
-        )
-        self.session.messages += [*self.said, Message("assistant", instance.model_dump_json())]
-        return instance
-
-    def streamed(self, reading: Reading) -> None:
-        """The stream has ended: keep what came of it."""
-        if reading.answer is not None:
-            self._keep(reading.answer)
-        elif reading.content:
-            why = "broken off" if reading.error is None else str(reading.error)
-            metadata = {"incomplete": True, "error": why or type(reading.error).__name__}
-            partial = Message("assistant", reading.content, metadata=metadata)
-            self.session.messages += [*self.said, partial]
-
-    def _keep(self, response: GenerateResponse) -> None:
-        metadata: dict[str, Any] = {}
-        if response.tool_calls:
-            metadata["tool_calls"] = response.tool_calls
-        answer = Message(
-            "assistant",
-            response.content or "",
-            metadata=metadata,
-            wire=response.raw_response.message,
-        )
-        self.session.messages += [*self.said, answer]
-
-
-def _message(
-    role: str, content: str, name: str | None, location: str | None, metadata: Mapping[str, Any]
-) -> Message:
-    more = dict(metadata)
-    if role == "user":
-        more["name"] = name or "user"
-    elif name is not None:
-        more["name"] = name
-    if location is not None:
-        more["location"] = location
-    return Message(role, content, metadata=more)

@@ -13,10 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from penstock import aio, sync, v1
 from penstock.response import GenerateResponse, of_answer
+
+_StreamT = TypeVar("_StreamT", bound=sync.Stream | aio.Stream)
 
 
 class Reading:
@@ -128,7 +130,25 @@ class Ending:
                 threading.Thread(target=self.tell, args=(reading,), daemon=True).start()
 
 
-class ChunkStream:
+class _Chunks(Generic[_StreamT]):
+    """What both streams have in common: all but the waiting."""
+
+    def __init__(self, stream: _StreamT, reading: Reading, ending: Ending) -> None:
+        self._stream: _StreamT = stream
+        self._reading = reading
+        self._ending = ending
+
+    def __del__(self) -> None:
+        self._stream.cancel()
+        self._ending.elsewhere(self._reading)
+
+    @property
+    def response(self) -> GenerateResponse | None:
+        """The whole answer; None until the stream has brought it."""
+        return self._reading.answer
+
+
+class ChunkStream(_Chunks[sync.Stream]):
     """An answer's chunks, as they come: an iterator, and a context manager.
 
     Joining the chunks' ``content`` gives the whole text. The last chunk has no text, but usage,
@@ -141,11 +161,6 @@ class ChunkStream:
         for chunk in llm.generate("Count to five.", stream=True):
             print(chunk.content, end="", flush=True)
     """
-
-    def __init__(self, stream: sync.Stream, reading: Reading, ending: Ending) -> None:
-        self._stream = stream
-        self._reading = reading
-        self._ending = ending
 
     def __iter__(self) -> Self:
         return self
@@ -170,22 +185,13 @@ class ChunkStream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self._stream.cancel()
-        self._ending.elsewhere(self._reading)
-
-    @property
-    def response(self) -> GenerateResponse | None:
-        """The whole answer; None until the stream has brought it."""
-        return self._reading.answer
-
     def close(self) -> None:
         """End the call, where it has not ended."""
         self._stream.cancel()
         self._ending.now(self._reading)
 
 
-class AsyncChunkStream:
+class AsyncChunkStream(_Chunks[aio.Stream]):
     """An answer's chunks, as they come: `ChunkStream`'s twin.
 
     Example::
@@ -193,11 +199,6 @@ class AsyncChunkStream:
         async for chunk in await llm.agenerate("Count to five.", stream=True):
             print(chunk.content, end="", flush=True)
     """
-
-    def __init__(self, stream: aio.Stream, reading: Reading, ending: Ending) -> None:
-        self._stream = stream
-        self._reading = reading
-        self._ending = ending
 
     def __aiter__(self) -> Self:
         return self
@@ -225,15 +226,6 @@ class AsyncChunkStream:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-    def __del__(self) -> None:
-        self._stream.cancel()
-        self._ending.elsewhere(self._reading)
-
-    @property
-    def response(self) -> GenerateResponse | None:
-        """The whole answer; None until the stream has brought it."""
-        return self._reading.answer
 
     async def aclose(self) -> None:
         """End the call, where it has not ended."""

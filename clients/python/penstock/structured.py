@@ -256,7 +256,9 @@ def _message(name: str, attempts: int, problems: Sequence[str]) -> str:
 
 def attempts_of(strategy: Any) -> int:
     """How many answers to check: a number, or what has ``max_attempts``."""
-    attempts = int(getattr(strategy, "max_attempts", strategy))
+    attempts = getattr(strategy, "max_attempts", strategy)
+    if not isinstance(attempts, int):
+        raise TypeError(f"retry_strategy: {strategy!r} is no number, and has no max_attempts")
     if attempts < 1:
         raise ValueError("retry_strategy: must allow at least 1 answer")
     return attempts
