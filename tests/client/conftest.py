@@ -24,9 +24,10 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from penstock import v1
 
+from tests.client.calling import execute
 from tests.client.faces import llm, make_llm, make_session, told
 
-__all__ = ["llm", "make_llm", "make_session", "told"]  # pytest finds fixtures here
+__all__ = ["execute", "llm", "make_llm", "make_session", "told"]  # pytest finds fixtures here
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
