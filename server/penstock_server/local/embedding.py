@@ -208,7 +208,7 @@ class EmbeddingEngine(ThreadedEngine):
                 self._compute_batch(batch[:half])
                 self._compute_batch(batch[half:])
                 return
-            self._call(_settle, batch[0][0], self._answer_failure(error))
+            self._finish(batch[0][0], self._answer_failure(error))
             batch[0][0].cancelled = True
             return
         self._tokens += sum(len(text.tokens) for text in texts)
@@ -218,7 +218,11 @@ class EmbeddingEngine(ThreadedEngine):
             if not request.missing:
                 took = time.monotonic() - request.asked_at
                 self._seconds_per_request += 0.2 * (took - self._seconds_per_request)
-                self._call(_settle, request, None)
+                self._finish(request, None)
+
+    def _finish(self, request: Request, failure: Failure | None) -> None:
+        self._running -= 1  # first: who has an answer finds nothing of it running any more
+        self._call(_settle, request, failure)
 
 
 def _settle(request: Request, failure: Failure | None) -> None:
