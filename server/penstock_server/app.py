@@ -24,11 +24,15 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from penstock import v1
+from penstock.link.v1 import add_LinkServiceServicer_to_server
 
 from penstock_server.config import ServerConfig
 from penstock_server.health import SERVICES, HealthBoard
 from penstock_server.interceptor import Gate
+from penstock_server.link import LinkService
 from penstock_server.providers import Provider
+from penstock_server.providers.link import LARGEST
+from penstock_server.providers.link import SERVICE as LINK
 from penstock_server.routing import Router
 from penstock_server.service import EmbeddingService, GenerationService, ModelService
 from penstock_server.telemetry import log
@@ -38,6 +42,9 @@ CHANNELZ = "grpc.channelz.v1.Channelz"
 # gRPC itself refuses larger messages without a word of ours. Up to this factor of the limit they
 # are let in, to be refused with a reason.
 _HEADROOM = 1.25
+
+# Several small requests may come by a link as one message.
+_LEAST_RECEIVED = 4 * LARGEST
 
 # What remains after draining gets this long to hand out its last statuses, in seconds.
 _LAST_WORDS = 1.0
@@ -51,7 +58,10 @@ def server_options(config: ServerConfig) -> list[tuple[str, int]]:
     """The gRPC channel arguments for a configuration."""
     keepalive = config.keepalive
     return [
-        ("grpc.max_receive_message_length", int(config.limits.max_message_bytes * _HEADROOM)),
+        (
+            "grpc.max_receive_message_length",
+            max(int(config.limits.max_message_bytes * _HEADROOM), _LEAST_RECEIVED),
+        ),
         ("grpc.max_send_message_length", -1),  # an answer that was computed is worth sending
         # Two servers on one port would each get some of the connections: a mistake, not a feature.
         ("grpc.so_reuseport", 0),
@@ -71,7 +81,7 @@ class Server:
     """One server with its providers.
 
     Everything runs on one event loop. `start` returns once calls are taken, which may be before
-    any model is ready: health tells.
+    any model is ready: health tells. ``linked`` is a sidecar's: gateways may link to it.
 
     Example::
 
@@ -87,26 +97,32 @@ class Server:
         providers: Sequence[Provider],
         credentials: grpc.ServerCredentials | None = None,
         aliases: Mapping[str, str] | None = None,
+        linked: bool = False,
     ) -> None:
         self._config = config
         self._providers = providers
         self._credentials = credentials
         self._router = Router(providers, aliases)
-        self.health = HealthBoard(providers)
+        self.health = HealthBoard(providers, also=[LINK] if linked else ())
         self.gate = Gate(config.limits.max_message_bytes, config.log.prompts)
         self.addresses: list[str] = []
+        self._generation = GenerationService(self._router)
+        self._link = LinkService(self.gate, self._generation) if linked else None
         self._grpc = grpc.aio.server(interceptors=[self.gate], options=server_options(config))
         self._hurry = asyncio.Event()
 
     async def start(self) -> None:
         """Bind, take calls, and start the providers."""
         router = self._router
-        v1.add_GenerationServiceServicer_to_server(GenerationService(router), self._grpc)
+        v1.add_GenerationServiceServicer_to_server(self._generation, self._grpc)
         v1.add_ModelServiceServicer_to_server(ModelService(router), self._grpc)
         v1.add_EmbeddingServiceServicer_to_server(EmbeddingService(router), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._grpc)
         channelz.add_channelz_servicer(self._grpc)
-        names = (*SERVICES, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME)
+        names = [*SERVICES, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME]
+        if self._link is not None:
+            add_LinkServiceServicer_to_server(self._link, self._grpc)
+            names.append(LINK)
         reflection.enable_server_reflection(names, self._grpc)
         self.addresses = [self._bind(address) for address in self._config.listen]
         await self.health.open()
@@ -129,6 +145,8 @@ class Server:
             log(logging.WARNING, "ending calls that still run", running=self.gate.running)
             self.gate.end_running()
             await self.gate.drained(_LAST_WORDS)
+        if self._link is not None:
+            self._link.close()
         await self._grpc.stop(_LAST_WORDS)
         await asyncio.gather(*(provider.close() for provider in self._providers))
         for address in self.addresses:
@@ -172,15 +190,16 @@ def run(
     *,
     aliases: Mapping[str, str] | None = None,
     on_ready: ReadyHook | None = None,
+    linked: bool = False,
 ) -> int:
     """Serve until SIGTERM or SIGINT, and return the process's exit code.
 
     ``make_providers`` is called on the running loop, ``on_ready`` once some provider can answer;
-    ``aliases`` are as in `Router`.
+    ``aliases`` are as in `Router`, ``linked`` as in `Server`.
     """
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(config, make_providers, aliases, on_ready))
+        return runner.run(_serve(config, make_providers, aliases, on_ready, linked))
 
 
 def _raise_descriptor_limit() -> None:
@@ -207,10 +226,11 @@ async def _serve(
     make_providers: Callable[[], Sequence[Provider]],
     aliases: Mapping[str, str] | None,
     on_ready: ReadyHook | None,
+    linked: bool,
 ) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    server = Server(config, make_providers(), aliases=aliases)
+    server = Server(config, make_providers(), aliases=aliases, linked=linked)
 
     def on_signal() -> None:
         if stop.is_set():

@@ -31,12 +31,13 @@ _STATUS = {
 class HealthBoard:
     """Keeps the health of everything that has one.
 
-    A provider's health is UNKNOWN until the provider tells it for the first time. All methods
-    belong on the event loop.
+    A provider's health is UNKNOWN until the provider tells it for the first time. Services in
+    ``also`` serve whenever the server takes calls. All methods belong on the event loop.
     """
 
-    def __init__(self, providers: Sequence[Provider]) -> None:
+    def __init__(self, providers: Sequence[Provider], also: Sequence[str] = ()) -> None:
         self.servicer = health_aio.HealthServicer()
+        self._also = also
         self._providers = {provider.name: provider for provider in providers}
         self._healthy: dict[str, bool | None] = dict.fromkeys(self._providers)
         self._embeds: dict[str, bool] = {}
@@ -88,6 +89,7 @@ class HealthBoard:
                 MODELS: True,
                 EMBEDDING: any(self._embeds.values()),
             }
+            truth |= dict.fromkeys(self._also, True)
             truth |= {f"provider/{name}": healthy for name, healthy in self._healthy.items()}
             for name, serving in truth.items():
                 await self.servicer.set(name, _STATUS[serving])

@@ -2,7 +2,7 @@
 
 Unreadable or oversized messages, the call's identity and deadline, one log line, the status for a
 failure, and the refusal and counting of calls while the server stops. What a call means is not
-known here.
+known here. Calls that come by a gateway's link (``link``) are judged here, too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -45,6 +46,7 @@ current_call: ContextVar[Call] = ContextVar("penstock_call")
 """The call that the running task answers. A context variable, since contexts take no attributes."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class _Unreadable:
@@ -117,10 +119,11 @@ class Gate(grpc.aio.ServerInterceptor):
         name = method.removeprefix(_OUR_PREFIX)
 
         def parse(raw: bytes) -> Message | _Unreadable:
-            if len(raw) > self._limit:
-                return _Unreadable(_too_large(len(raw), self._limit))
             try:
+                self.check_size(len(raw))
                 return read(raw)
+            except Failure as failure:
+                return _Unreadable(failure)
             except DecodeError:
                 problems = wire.explain(raw, message_type.DESCRIPTOR)  # type: ignore[arg-type] # upb's own
                 return _Unreadable(Failure.invalid(problems))
@@ -168,58 +171,83 @@ class Gate(grpc.aio.ServerInterceptor):
         context: Context,
         answer: Callable[[Message], Awaitable[None]],
     ) -> None:
-        """Answer one call, and see that it ends with exactly one status and one log line."""
-        call = _call(context)
-        line = telemetry.CallLog(method, call.request_id, context.peer(), self._log_messages)
-        current_call.set(call)
-        telemetry.current.set(line)
+        """Answer one call of gRPC's, and see that it ends with exactly one status."""
+        call = call_of(context.invocation_metadata() or (), _remaining(context), context.peer())
+
+        async def readable() -> None:
+            if isinstance(request, _Unreadable):
+                raise request.failure
+            telemetry.note_private(request=request)
+            await answer(request)
+
+        with self.counted():
+            failure = await self.judge(method, call, context.peer(), readable)
+            if failure is not None:
+                await _abort(context, failure, call.request_id)
+            context.set_trailing_metadata(((RESPONSE_ID_HEADER, call.request_id),))
+
+    def check_size(self, size: int) -> None:
+        """Refuse a message of so many bytes, if that is too many."""
+        if size > self._limit:
+            raise _too_large(size, self._limit)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """The running task answers a call: it is waited for, and ended, when the server stops."""
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
         self._idle.clear()
         try:
-            if self._refusing:
-                raise _shutting_down()
-            if isinstance(request, _Unreadable):
-                raise request.failure
-            telemetry.note_private(request=request)
-            await answer(request)
-        except Failure as failure:
-            await _abort(context, failure, line)
-        except grpc.aio.AbortError:
-            raise
-        except asyncio.CancelledError:
-            if not self._expired:
-                line.write("DEADLINE_EXCEEDED" if call.remaining() == 0 else "CANCELLED")
-                raise  # swallowing it would leak gRPC's own state
-            task.uncancel()
-            await _abort(context, _shutting_down(), line)
-        except Exception:
-            telemetry.logger.exception("a fault of Penstock's own, in %s", method)
-            await _abort(
-                context,
-                Failure(
-                    v1.ERROR_REASON_INTERNAL_ERROR,
-                    "Penstock failed at this call; the server's log has the details. "
-                    "Please report it.",
-                ),
-                line,
-            )
-        else:
-            context.set_trailing_metadata(((RESPONSE_ID_HEADER, call.request_id),))
-            line.write("OK")
+            yield
         finally:
             self._running.discard(task)
             if not self._running:
                 self._idle.set()
 
+    async def judge(
+        self, method: str, call: Call, peer: str, answer: Callable[[], Awaitable[None]]
+    ) -> Failure | None:
+        """Answer one call, by whatever way it came; what is to be told of a failure.
 
-async def _abort(context: Context, failure: Failure, line: telemetry.CallLog) -> NoReturn:
-    status = to_status(failure, request_id=line.request_id)
-    line.write(failure.code.name, failure.reason_name, failure.message)
+        Writes the call's one log line. Raises only where nobody waits any more.
+        """
+        line = telemetry.CallLog(method, call.request_id, peer, self._log_messages)
+        current_call.set(call)
+        telemetry.current.set(line)
+        task = asyncio.current_task()
+        assert task is not None
+        failure: Failure | None = None
+        try:
+            if self._refusing:
+                raise _shutting_down()
+            await answer()
+        except Failure as error:
+            failure = error
+        except asyncio.CancelledError:
+            if not self._expired:
+                line.write("DEADLINE_EXCEEDED" if call.remaining() == 0 else "CANCELLED")
+                raise  # swallowing it would leak gRPC's own state
+            task.uncancel()
+            failure = _shutting_down()
+        except Exception:
+            telemetry.logger.exception("a fault of Penstock's own, in %s", method)
+            failure = Failure(
+                v1.ERROR_REASON_INTERNAL_ERROR,
+                "Penstock failed at this call; the server's log has the details. Please report it.",
+            )
+        if failure is None:
+            line.write("OK")
+        else:
+            line.write(failure.code.name, failure.reason_name, failure.message)
+        return failure
+
+
+async def _abort(context: Context, failure: Failure, request_id: str) -> NoReturn:
+    status = to_status(failure, request_id=request_id)
     trailers: list[tuple[str, str | bytes]] = [
         ("grpc-status-details-bin", status.SerializeToString()),
-        (RESPONSE_ID_HEADER, line.request_id),
+        (RESPONSE_ID_HEADER, request_id),
     ]
     if "attempts" in failure.metadata:
         # The gateway has tried again already: gRPC's own retries on top would multiply.
@@ -229,19 +257,24 @@ async def _abort(context: Context, failure: Failure, line: telemetry.CallLog) ->
     await context.abort(failure.code, status.message, tuple(trailers))
 
 
-def _call(context: Context) -> Call:
+def call_of(metadata: Metadata, remaining: float | None, peer: str) -> Call:
+    """The call that came with such metadata from there, with so many seconds left (None: all)."""
     now = time.monotonic()
-    remaining = context.time_remaining()
-    metadata = dict(context.invocation_metadata() or ())
-    given = metadata.get(REQUEST_ID_HEADER)
+    told = dict(metadata)
+    given = told.get(REQUEST_ID_HEADER)
     named = isinstance(given, str) and _REQUEST_ID.fullmatch(given)
     return Call(
         request_id=str(given) if named else secrets.token_hex(8),
-        # Without a deadline gRPC reports one about 292 years away.
-        deadline=None if remaining is None or remaining > 3e8 else now + remaining,
+        deadline=None if remaining is None else now + remaining,
         arrived=now,
-        caller=_caller(metadata.get(CALLER_HEADER), context.peer()),
+        caller=_caller(told.get(CALLER_HEADER), peer),
     )
+
+
+def _remaining(context: Context) -> float | None:
+    remaining = context.time_remaining()
+    # Without a deadline gRPC reports one about 292 years away.
+    return None if remaining is None or remaining > 3e8 else remaining
 
 
 def _caller(named: object, peer: str) -> str:
@@ -273,4 +306,4 @@ def _too_large(size: int, limit: int) -> Failure:
     )
 
 
-__all__ = ["CALLER_HEADER", "REQUEST_ID_HEADER", "Gate", "current_call"]
+__all__ = ["CALLER_HEADER", "REQUEST_ID_HEADER", "Gate", "call_of", "current_call"]

@@ -6,7 +6,7 @@ line, status, shutdown) is the gate's.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from typing import Any
 
@@ -41,7 +41,7 @@ class GenerationService(v1.GenerationServiceServicer):
 
     async def StreamGenerate(
         self, request: v1.StreamGenerateRequest, context: Context
-    ) -> AsyncIterator[v1.StreamGenerateResponse]:
+    ) -> AsyncGenerator[v1.StreamGenerateResponse, None]:
         """Answer as the model writes."""
         if not request.HasField("request"):
             raise Failure.invalid([Violation("request", "is required")])

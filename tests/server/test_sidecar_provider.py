@@ -4,8 +4,10 @@ servers whose engine a test scripts; the real engine has its own tests."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import grpc
@@ -23,10 +25,22 @@ def quick(address: str) -> ServerConfig:
     return ServerConfig.model_validate({"listen": [address], "shutdown": {"notice": 0, "drain": 0}})
 
 
+@pytest.fixture(autouse=True, params=["linked", "call by call"])
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """How gateway and sidecars talk. The second is for sidecars that know of no links."""
+    token = _linked.set(request.param == "linked")
+    yield
+    _linked.reset(token)
+
+
+_linked: ContextVar[bool] = ContextVar("linked")
+
+
 @asynccontextmanager
 async def sidecar(socket: Path) -> AsyncIterator[tuple[ScriptedProvider, str]]:
     provider = ScriptedProvider(SIDECAR_PROVIDER)
-    async with serving(provider, config=quick(f"unix:{socket}")) as (server, _):
+    config = quick(f"unix:{socket}")
+    async with serving(provider, config=config, linked=_linked.get()) as (server, _):
         yield provider, server.addresses[0]
 
 
@@ -34,7 +48,14 @@ async def sidecar(socket: Path) -> AsyncIterator[tuple[ScriptedProvider, str]]:
 async def gateway(*addresses: str, ready_timeout: float = 5.0) -> AsyncIterator[grpc.aio.Channel]:
     forwarder = SidecarProvider("far", addresses, ready_timeout=ready_timeout)
     async with serving(forwarder) as (_, channel):
+        await linked(forwarder)
         yield channel
+
+
+async def linked(forwarder: SidecarProvider) -> None:
+    """Wait until what can be linked is."""
+    there = [m for m in forwarder.members if os.path.exists(m.address.removeprefix("unix:"))]  # noqa: ASYNC240, PTH110 # no disk
+    await until(lambda: all(m.connected and m.linked == _linked.get() for m in there))
 
 
 async def unary(channel: grpc.aio.Channel, model: str = "far/echo") -> v1.GenerateResponse:
@@ -100,6 +121,7 @@ async def test_a_caller_who_goes_is_gone_in_the_sidecar_too(
     request = v1.GenerateRequest(model="far/slow", prompt="Hi")
     forwarder = SidecarProvider("far", [f"unix:{tmp_path / 'a'}"])
     async with sidecar(tmp_path / "a") as (provider, _), serving(forwarder) as (server, _):
+        await linked(forwarder)
         channel = grpc.aio.insecure_channel(server.addresses[0])
         stub, timeout = v1.GenerationServiceStub(channel), 0.5 if how == "deadline" else None
         call = (

@@ -126,7 +126,7 @@ class Command:
                 print(f"{self.name}: {line}", file=sys.stderr)  # noqa: T201 # the command's answer
             return 2
         telemetry.configure(settings.log)
-        return run(settings, lambda: [self.provider(args)])
+        return run(settings, lambda: [self.provider(args)], linked=True)
 
     def parser(self) -> argparse.ArgumentParser:
         """The command line."""

@@ -10,10 +10,15 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from penstock import v1
+from penstock.link.v1 import LinkServiceStub
+
+from penstock_server.providers.link import LARGEST, Link
 
 _SERVING: int = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -35,56 +40,71 @@ CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
 )
 
 
+class Watched(NamedTuple):
+    """The names under which a member's health is watched: of its provider, and of two services."""
+
+    provider: str
+    embedding: str
+    link: str
+
+
 class Member:
-    """One sidecar: its channel, its stubs, and what is known of it.
+    """One sidecar: its channel, its stubs, and what is known of it."""
 
-    ``provider`` and ``embedding`` are the names under which its health is watched.
-    """
-
-    def __init__(
-        self, address: str, provider: str, embedding: str, on_change: Callable[[], None]
-    ) -> None:
+    def __init__(self, address: str, watched: Watched, on_change: Callable[[], None]) -> None:
         self.address = address
         self.outstanding = 0
         self._on_change = on_change
-        self._health: dict[str, int | None] = dict.fromkeys((provider, embedding))
-        self._provider, self._embedding = provider, embedding
+        self._watched = watched
+        self._health: dict[str, int | None] = dict.fromkeys(watched)
         self._channel = grpc.aio.insecure_channel(address, options=list(CHANNEL_OPTIONS))
-        self.generation = v1.GenerationServiceStub(self._channel)
+        self._generation = v1.GenerationServiceStub(self._channel)
+        self._link = Link(LinkServiceStub(self._channel))
         self.models = v1.ModelServiceStub(self._channel)
         self.embeddings = v1.EmbeddingServiceStub(self._channel)
         self._watch_health = health_pb2_grpc.HealthStub(self._channel).Watch
         self._watching = [asyncio.create_task(self._watch(name)) for name in self._health]
 
     @property
+    def linked(self) -> bool:
+        """It takes calls by a link."""
+        return self._health[self._watched.link] == _SERVING
+
+    def generation(self, request: Message) -> v1.GenerationServiceAsyncStub | Link:
+        """What a request is to be sent by: the link, where there is one and it is not too large."""
+        linked = self.linked and request.ByteSize() <= LARGEST
+        return self._link if linked else self._generation
+
+    @property
     def connected(self) -> bool:
         """It answers, though its models may not be ready."""
-        return self._health[self._provider] is not None
+        return self._health[self._watched.provider] is not None
 
     @property
     def serving(self) -> bool:
         """It can answer now."""
-        return self._health[self._provider] == _SERVING
+        return self._health[self._watched.provider] == _SERVING
 
     @property
     def failed(self) -> bool:
         """It is there and says that it cannot answer (and not that it is starting)."""
-        return self._health[self._provider] == _NOT_SERVING
+        return self._health[self._watched.provider] == _NOT_SERVING
 
     @property
     def embeds(self) -> bool:
         """It can embed now."""
-        return self._health[self._embedding] == _SERVING
+        return self._health[self._watched.embedding] == _SERVING
 
     def lost(self) -> None:
         """It did not answer a call: not to be asked until its health is seen again."""
-        self._is(self._provider, None)
+        self._is(self._watched.provider, None)
 
     async def close(self) -> None:
         """Let go of the connection."""
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
+        await self._link.close()
         await self._channel.close()
 
     async def _watch(self, service: str) -> None:
@@ -113,13 +133,12 @@ class Pool:
     def __init__(
         self,
         addresses: Sequence[str],
-        provider: str,
-        embedding: str,
+        watched: Watched,
         on_change: Callable[[], None],
     ) -> None:
         self._changed = asyncio.Event()
         self._listener = on_change
-        self.members = [Member(a, provider, embedding, self._change) for a in addresses]
+        self.members = [Member(a, watched, self._change) for a in addresses]
 
     @property
     def serving(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -18,8 +18,8 @@ from penstock import v1
 from penstock.errors import from_rpc_error
 
 from penstock_server.errors import Failure
-from penstock_server.providers import Call, Events, HealthListener, Provider
-from penstock_server.providers.pool import Member, Pool
+from penstock_server.providers import Call, Events, HealthListener, Provider, link
+from penstock_server.providers.pool import Member, Pool, Watched
 
 SIDECAR_PROVIDER = "local"
 """What every sidecar calls its own provider: "gpu/llama" here is "local/llama" there."""
@@ -38,8 +38,18 @@ _LISTING_PATIENCE = 1.0
 # From this many crashes in a row on, callers are told at once instead of waiting for a start.
 _HOPELESS = 2
 
-Question = TypeVar("Question")
 Answer = TypeVar("Answer")
+Sent = TypeVar("Sent", covariant=True)
+
+
+class Stream(Protocol[Sent]):
+    """A call whose answer is a stream."""
+
+    def __aiter__(self) -> AsyncIterator[Sent]:
+        """What comes."""
+
+    def cancel(self) -> object:
+        """Want no more of it."""
 
 
 class Process(Protocol):
@@ -93,8 +103,7 @@ class SidecarProvider(Provider):
         self._on_health = on_health
         self._pool = Pool(
             self._addresses,
-            f"provider/{SIDECAR_PROVIDER}",
-            EMBEDDING_SERVICE,
+            Watched(f"provider/{SIDECAR_PROVIDER}", EMBEDDING_SERVICE, link.SERVICE),
             self._members_changed,
         )
         if self._process is not None:
@@ -107,9 +116,14 @@ class SidecarProvider(Provider):
             await self._process.stop()
 
     @property
+    def members(self) -> Sequence[Member]:
+        """The sidecars."""
+        return self._pool.members
+
+    @property
     def embeds(self) -> bool:
         """Whether some sidecar says that it embeds."""
-        return any(member.embeds for member in self._pool.members)
+        return any(member.embeds for member in self.members)
 
     def _members_changed(self) -> None:
         process = self._process
@@ -117,7 +131,7 @@ class SidecarProvider(Provider):
             if process is not None:
                 process.proved()
             self._on_health(True)
-        elif any(m.connected and m.failed for m in self._pool.members):
+        elif any(m.connected and m.failed for m in self.members):
             self._on_health(False)
         elif process is None or process.last_exit is not None:
             self._on_health(False)  # else it is on its way, and nothing is known yet
@@ -128,7 +142,7 @@ class SidecarProvider(Provider):
         outgoing.request.model = f"{SIDECAR_PROVIDER}/{model}"
         full_name = self.full_name(model)
         async for event in self._stream(
-            lambda m: m.generation.StreamGenerate, outgoing, model, call
+            lambda m: m.generation(outgoing).StreamGenerate, outgoing, model, call
         ):
             kind = event.WhichOneof("event")
             if kind == "started":
@@ -144,7 +158,9 @@ class SidecarProvider(Provider):
         outgoing = v1.GenerateRequest()
         outgoing.CopyFrom(request)
         outgoing.model = f"{SIDECAR_PROVIDER}/{model}"
-        response = await self._unary(lambda m: m.generation.Generate, outgoing, model, call)
+        response = await self._unary(
+            lambda m: m.generation(outgoing).Generate, outgoing, model, call
+        )
         response.model = self.full_name(model)
         return response
 
@@ -179,7 +195,7 @@ class SidecarProvider(Provider):
     ) -> AsyncGenerator[v1.LoadModelResponse, None]:
         """Forward to every member, one after the other; progress is the whole pool's."""
         await self._member()
-        members = [m for m in self._pool.members if m.connected]
+        members = [m for m in self.members if m.connected]
         request = v1.LoadModelRequest(model=f"{SIDECAR_PROVIDER}/{model}")
         for done, member in enumerate(members):
             async for step in self._stream(
@@ -197,7 +213,7 @@ class SidecarProvider(Provider):
         answers = await asyncio.gather(
             *(
                 self._unary(lambda m: m.models.UnloadModel, request, model, call, only=member)
-                for member in self._pool.members
+                for member in self.members
                 if member.connected
             )
         )
@@ -210,8 +226,8 @@ class SidecarProvider(Provider):
 
     async def _unary(
         self,
-        method: Callable[[Member], grpc.aio.UnaryUnaryMultiCallable[Question, Answer]],
-        request: Question,
+        method: Callable[[Member], Callable[..., Awaitable[Answer]]],
+        request: object,
         model: str,
         call: Call,
         only: Member | None = None,
@@ -235,8 +251,8 @@ class SidecarProvider(Provider):
 
     async def _stream(
         self,
-        method: Callable[[Member], grpc.aio.UnaryStreamMultiCallable[Question, Answer]],
-        request: Question,
+        method: Callable[[Member], Callable[..., Stream[Answer]]],
+        request: object,
         model: str,
         call: Call,
         only: Member | None = None,

@@ -1,0 +1,1 @@
+"""How gateways and sidecars talk to each other; callers have no use for it."""
