@@ -236,7 +236,8 @@ def attend(
     layer = layout.layer
     window = _window(module, layer)
     heads = query.shape[1]
-    output = query.new_empty(query.shape[2], heads, value.shape[3])
+    # Zeros, since there may be tokens that are nobody's.
+    output = query.new_zeros(query.shape[2], heads, value.shape[3])
     plain = softcap is None and s_aux is None and _implementation(module) != FORMULA
     for which, group in enumerate(layout.decoding):
         count, to = group.end - group.start, slice(group.start, group.end)

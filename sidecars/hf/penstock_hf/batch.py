@@ -27,6 +27,7 @@ from penstock_hf.failures import (
     out_of_memory,
     vocabulary,
 )
+from penstock_hf.packing import is_packed, padded
 from penstock_hf.prefixes import Prefixes, as_tokens
 from penstock_hf.rows import Row, Step, lay_decoding, lay_parts
 from penstock_hf.sampling import Draw, Drawn, draw
@@ -89,7 +90,9 @@ class SlotBatch:
         # A token's own work is with the weights; it looks back on every token before it. So many
         # of those double its work.
         looks = sum(shape.key_size + shape.value_size for shape in slots.shapes) * heads
-        self._doubling: float = sum(weight.numel() for weight in model.parameters()) / looks
+        weights = sum(each.numel() for each in (*model.parameters(), *model.buffers()))
+        self._doubling: float = weights / looks
+        self._packed = is_packed(model)
         forward = inspect.signature(model.forward).parameters
         self._keeps_logits = "logits_to_keep" in forward
         self._counting = torch.arange(max(most, 1), device=self._device)
@@ -285,6 +288,10 @@ class SlotBatch:
             if count == row.left:
                 ready.append(row)
                 kept.append(len(tokens) - 1)
+        if self._packed:
+            padding = [0] * (padded(len(tokens)) - len(tokens))  # nobody's, and nobody sees them
+            tokens += padding
+            positions += padding
         keep = torch.tensor(kept, dtype=torch.long, device=self._device)
         narrowed = {"logits_to_keep": keep} if self._keeps_logits else {}
         with laid_out(Layout(decoding, parts)):

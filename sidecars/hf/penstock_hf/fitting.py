@@ -6,12 +6,15 @@ Why it cannot is told to the operator; the model is then run for one caller at a
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 
 import torch
+from penstock_server.telemetry import log
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from penstock_hf import packing
 from penstock_hf.attention import (
     IMPLEMENTATIONS,
     Decoding,
@@ -49,6 +52,7 @@ def fit(model: PreTrainedModel, attention: str) -> tuple[Sequence[Shape], torch.
     ``attention`` is the operator's choice. A sample is computed by the model's own way first, then
     in slots: in parts, beside another sequence, token by token. Raises `Unfit` where the model
     says that it is of another kind, or where the two differ; the model is then as it was.
+    Its weights are packed (``packing``) where it computes the same with that.
     """
     name = IMPLEMENTATIONS.get(attention)
     if name is None:
@@ -62,9 +66,7 @@ def fit(model: PreTrainedModel, attention: str) -> tuple[Sequence[Shape], torch.
     register()
     try:
         model.set_attn_implementation(name)
-        found = _in_slots(model, sample, shapes, dtype)
-        largest = max(float(expected.abs().max()), 1e-6)
-        apart = float((found.float() - expected).abs().max()) / largest
+        apart = _apart(_in_slots(model, sample, shapes, dtype), expected)
         if not apart <= _TOLERANCE.get(dtype, _COARSE):
             raise Unfit(f"its scores came out differently in slots (by {apart:.2g})")
     except Exception as error:
@@ -72,7 +74,26 @@ def fit(model: PreTrainedModel, attention: str) -> tuple[Sequence[Shape], torch.
         if isinstance(error, Unfit):
             raise
         raise Unfit(f"it does not run in slots ({type(error).__name__}: {error})") from error
+    _pack(model, lambda: _apart(_in_slots(model, sample, shapes, dtype), expected))
     return shapes, dtype
+
+
+def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """How far scores are apart, as a share of the largest one."""
+    largest = max(float(expected.abs().max()), 1e-6)
+    return float((found.float() - expected).abs().max()) / largest
+
+
+def _pack(model: PreTrainedModel, apart: Callable[[], float]) -> None:
+    if not packing.pack(model):
+        return
+    try:
+        packs = apart() <= _TOLERANCE[torch.float32]
+    except Exception as error:  # it looks at weights in a way of its own
+        log(logging.INFO, "weights are left as they are", why=f"{type(error).__name__}: {error}")
+        packs = False
+    if not packs:
+        packing.unpack(model)
 
 
 def _look(model: PreTrainedModel) -> None:
