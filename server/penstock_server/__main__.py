@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
             settings,
             lambda: gateway.make_providers(settings, os.environ),
             aliases=settings.aliases,
+            make_routes=lambda providers: gateway.make_routes(settings, providers),
             on_ready=_welcome if settings.log.format == "human" else None,
         )
     except config.ConfigError as error:

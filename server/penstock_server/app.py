@@ -98,11 +98,12 @@ class Server:
         credentials: grpc.ServerCredentials | None = None,
         aliases: Mapping[str, str] | None = None,
         linked: bool = False,
+        routes: Sequence[Provider] = (),
     ) -> None:
         self._config = config
         self._providers = providers
         self._credentials = credentials
-        self._router = Router(providers, aliases)
+        self._router = Router(providers, aliases, routes)
         self.health = HealthBoard(providers, also=[LINK] if linked else ())
         self.gate = Gate(config.limits.max_message_bytes, config.log.prompts)
         self.addresses: list[str] = []
@@ -182,6 +183,7 @@ def _unlink_socket(address: str) -> None:
 
 
 ReadyHook = Callable[[Server], None]
+MakeRoutes = Callable[[Sequence[Provider]], Sequence[Provider]]
 
 
 def run(
@@ -189,17 +191,25 @@ def run(
     make_providers: Callable[[], Sequence[Provider]],
     *,
     aliases: Mapping[str, str] | None = None,
+    make_routes: MakeRoutes = lambda providers: (),
     on_ready: ReadyHook | None = None,
     linked: bool = False,
 ) -> int:
     """Serve until SIGTERM or SIGINT, and return the process's exit code.
 
-    ``make_providers`` is called on the running loop, ``on_ready`` once some provider can answer;
-    ``aliases`` are as in `Router`, ``linked`` as in `Server`.
+    ``make_providers`` is called on the running loop, ``make_routes`` with what it made, and
+    ``on_ready`` once some provider can answer; ``aliases`` are as in `Router`, ``linked`` as in
+    `Server`.
     """
+
+    def make() -> Server:
+        providers = make_providers()
+        routes = make_routes(providers)
+        return Server(config, providers, aliases=aliases, linked=linked, routes=routes)
+
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(config, make_providers, aliases, on_ready, linked))
+        return runner.run(_serve(make, on_ready))
 
 
 def _raise_descriptor_limit() -> None:
@@ -221,16 +231,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(
-    config: ServerConfig,
-    make_providers: Callable[[], Sequence[Provider]],
-    aliases: Mapping[str, str] | None,
-    on_ready: ReadyHook | None,
-    linked: bool,
-) -> int:
+async def _serve(make_server: Callable[[], Server], on_ready: ReadyHook | None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    server = Server(config, make_providers(), aliases=aliases, linked=linked)
+    server = make_server()
 
     def on_signal() -> None:
         if stop.is_set():

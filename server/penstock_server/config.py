@@ -15,7 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from penstock_server.provider_settings import (
     NETWORK_KINDS,
@@ -25,6 +31,7 @@ from penstock_server.provider_settings import (
     Section,
     Strings,
 )
+from penstock_server.route_settings import ROUTE_SECTIONS, RouteSettings
 
 DEFAULT_FILE = "penstock.toml"
 """The gateway's file. Sidecars have none of their own: they are told by flags."""
@@ -94,6 +101,8 @@ class GatewayConfig(ServerConfig):
     """Name → settings. Default: whatever is at hand; see ``gateway.default_providers``."""
     aliases: dict[str, str] = Field(default_factory=dict)
     """Names of one's own for models: alias → "provider/model"."""
+    routes: dict[str, RouteSettings] = Field(default_factory=dict)
+    """Names that stand for several models: name → the models, and how one is chosen."""
 
 
 ConfigT = TypeVar("ConfigT", bound=ServerConfig)
@@ -242,8 +251,11 @@ def _explain(
         yield f"{key or 'configuration'}: {message}" + (f" ({origin})" if origin else "")
 
 
+_SECTIONS = (Limits, Keepalive, Shutdown, Log, *ROUTE_SECTIONS)
+
+
 def _known_keys(kind: type[ServerConfig]) -> set[str]:
-    sections = (kind, Limits, Keepalive, Shutdown, Log, *PROVIDER_SECTIONS)
+    sections = (kind, *_SECTIONS, *PROVIDER_SECTIONS)
     return {name for section in sections for name in section.model_fields}
 
 

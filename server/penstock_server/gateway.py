@@ -8,15 +8,17 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from penstock_server import network
+from penstock_server.circuit import Circuit, CircuitPolicy
 from penstock_server.compute import WAITING, with_openblas
 from penstock_server.config import ConfigError, GatewayConfig
 from penstock_server.provider_settings import NetworkSettings, ProviderSettings, SidecarSettings
 from penstock_server.providers import Provider
 from penstock_server.providers.sidecar import SidecarProvider
+from penstock_server.routes import RouteProvider, Target
 from penstock_server.supervisor import SidecarProcess
 from penstock_server.telemetry import log
 
@@ -35,6 +37,8 @@ _NUMBERS = (
 """Settings that a sidecar has a flag of the same name for, and a default of its own."""
 
 EMBEDDED_MODEL = Path("models/tiny")
+
+_NO_MODEL = "{!r} is not 'provider/model' with a configured provider"
 
 
 def default_providers(environ: Mapping[str, str]) -> dict[str, ProviderSettings]:
@@ -78,10 +82,26 @@ def make_providers(config: GatewayConfig, environ: Mapping[str, str]) -> list[Pr
                 raise ConfigError(f"providers.{name}: {error}") from None
     for alias, target in config.aliases.items():
         if target.partition("/")[0] not in settings:
-            raise ConfigError(
-                f"aliases.{alias}: {target!r} is not 'provider/model' with a configured provider"
-            )
+            raise ConfigError(f"aliases.{alias}: {_NO_MODEL.format(target)}")
     return providers
+
+
+def make_routes(config: GatewayConfig, providers: Iterable[Provider]) -> list[RouteProvider]:
+    """The routes of a configuration, to these providers."""
+    known = {provider.name: provider for provider in providers}
+    routes: list[RouteProvider] = []
+    for name, settings in config.routes.items():
+        if name in known or name in config.aliases:
+            raise ConfigError(f"routes.{name}: a provider or an alias has this name already")
+        policy = CircuitPolicy(**settings.circuit.model_dump())
+        targets: list[Target] = []
+        for one in settings.targets:
+            provider, _, model = one.model.partition("/")
+            if provider not in known or not model:
+                raise ConfigError(f"routes.{name}.targets: {_NO_MODEL.format(one.model)}")
+            targets.append(Target(known[provider], model, one.weight, Circuit(policy)))
+        routes.append(RouteProvider(name, targets, settings.strategy, settings.fallback_on))
+    return routes
 
 
 def _sidecar(name: str, settings: SidecarSettings, config: GatewayConfig) -> Provider:

@@ -28,7 +28,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _comma_separated(value: object) -> object:
+def comma_separated(value: object) -> object:
+    """What the environment and ``--set`` have as text: "a, b"."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
@@ -39,7 +40,7 @@ def _size(value: object) -> object:
 Size = Annotated[PositiveInt, BeforeValidator(_size)]
 """A number of bytes, or text such as "8GiB"."""
 
-Strings = Annotated[list[str], BeforeValidator(_comma_separated)]
+Strings = Annotated[list[str], BeforeValidator(comma_separated)]
 
 
 class SidecarSettings(Section):

@@ -1,7 +1,7 @@
 """Which provider a request is for: "local/tiny" → (the provider named "local", "tiny").
 
-Three kinds of names, tried in this order: "provider/model", an alias from the configuration, and a
-model's bare name where a single provider has such a model.
+Four kinds of names, tried in this order: "provider/model", an alias from the configuration, a route
+from there, and a model's bare name where a single provider has such a model.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class Route(NamedTuple):
 class Router:
     """Knows the providers by name.
 
-    ``aliases`` are names of the operator's choosing for full names. Raises ValueError where one
-    names no provider.
+    ``aliases`` are names of the operator's choosing for full names, ``routes`` providers that each
+    stand for what has their name (see ``routes``). Raises ValueError where an alias names no
+    provider.
 
     Example::
 
@@ -42,8 +43,12 @@ class Router:
     """
 
     def __init__(
-        self, providers: Iterable[Provider], aliases: Mapping[str, str] | None = None
+        self,
+        providers: Iterable[Provider],
+        aliases: Mapping[str, str] | None = None,
+        routes: Iterable[Provider] = (),
     ) -> None:
+        self.routes: Mapping[str, Provider] = {route.name: route for route in routes}
         self.providers: Mapping[str, Provider] = {p.name: p for p in providers}
         self.catalog = Catalog(self.providers.values())
         self._aliases: dict[str, Route] = {}
@@ -65,6 +70,8 @@ class Router:
         route = self._full(name) or self._aliases.get(name)
         if route is not None:
             return route
+        if name in self.routes:
+            return Route(self.routes[name], name)
         head, slash, _ = name.partition("/")
         if len(self.providers) == 1 and not slash:
             return Route(next(iter(self.providers.values())), name)
@@ -95,7 +102,9 @@ class Router:
 
     def _unknown(self, name: str, provider: str) -> Failure:
         known = sorted(self.providers)
-        near = difflib.get_close_matches(provider or name, [*known, *self._aliases], n=1)
+        near = difflib.get_close_matches(
+            provider or name, [*known, *self._aliases, *self.routes], n=1
+        )
         hint = f"did you mean {near[0]!r}? " if near else ""
         problem = (
             f"no provider is named {provider!r}"

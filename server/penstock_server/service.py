@@ -78,7 +78,7 @@ class ModelService(v1.ModelServiceServicer):
         providers: Iterable[Provider] = (
             [self._router.provider(request.provider)]
             if request.provider
-            else self._router.providers.values()
+            else [*self._router.providers.values(), *self._router.routes.values()]
         )
         return await self._router.catalog.list_models(providers, current_call.get())
 

@@ -115,12 +115,13 @@ async def serving(
     config: ServerConfig | None = None,
     aliases: Mapping[str, str] | None = None,
     linked: bool = False,
+    routes: Sequence[Provider] = (),
 ) -> AsyncIterator[tuple[Server, grpc.aio.Channel]]:
     """A real server on a free port, and a channel to it."""
     config = config or ServerConfig.model_validate(
         {"listen": ["127.0.0.1:0"], "shutdown": {"notice": 0, "drain": 1}}
     )
-    server = Server(config, providers, aliases=aliases, linked=linked)
+    server = Server(config, providers, aliases=aliases, linked=linked, routes=routes)
     await server.start()
     # The messages that tests send may be larger than any limit.
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]

@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from penstock.v1 import generation_service_pb2 as penstock_dot_v1_dot_generation__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#penstock/v1/embedding_service.proto\x12\x0bpenstock.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a$penstock/v1/generation_service.proto\"\x88\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06inputs\x18\x02 \x03(\t\x12\x17\n\ndimensions\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x31\n\x10provider_options\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\r\n\x0b_dimensions\"m\n\rEmbedResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\nembeddings\x18\x02 \x03(\x0b\x32\x16.penstock.v1.Embedding\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.penstock.v1.Usage\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x32T\n\x10\x45mbeddingService\x12@\n\x05\x45mbed\x12\x19.penstock.v1.EmbedRequest\x1a\x1a.penstock.v1.EmbedResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#penstock/v1/embedding_service.proto\x12\x0bpenstock.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a$penstock/v1/generation_service.proto\"\x88\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06inputs\x18\x02 \x03(\t\x12\x17\n\ndimensions\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x31\n\x10provider_options\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\r\n\x0b_dimensions\"\x95\x01\n\rEmbedResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\nembeddings\x18\x02 \x03(\x0b\x32\x16.penstock.v1.Embedding\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.penstock.v1.Usage\x12&\n\x08\x61ttempts\x18\x04 \x03(\x0b\x32\x14.penstock.v1.Attempt\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x32T\n\x10\x45mbeddingService\x12@\n\x05\x45mbed\x12\x19.penstock.v1.EmbedRequest\x1a\x1a.penstock.v1.EmbedResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EMBEDREQUEST']._serialized_start=121
   _globals['_EMBEDREQUEST']._serialized_end=257
-  _globals['_EMBEDRESPONSE']._serialized_start=259
-  _globals['_EMBEDRESPONSE']._serialized_end=368
-  _globals['_EMBEDDING']._serialized_start=370
-  _globals['_EMBEDDING']._serialized_end=397
-  _globals['_EMBEDDINGSERVICE']._serialized_start=399
-  _globals['_EMBEDDINGSERVICE']._serialized_end=483
+  _globals['_EMBEDRESPONSE']._serialized_start=260
+  _globals['_EMBEDRESPONSE']._serialized_end=409
+  _globals['_EMBEDDING']._serialized_start=411
+  _globals['_EMBEDDING']._serialized_end=438
+  _globals['_EMBEDDINGSERVICE']._serialized_start=440
+  _globals['_EMBEDDINGSERVICE']._serialized_end=524
 # @@protoc_insertion_point(module_scope)

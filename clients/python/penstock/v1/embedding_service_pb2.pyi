@@ -69,6 +69,7 @@ class EmbedResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that answered, as "provider/model"."""
     @_builtins.property
@@ -79,16 +80,23 @@ class EmbedResponse(_message.Message):
     def usage(self) -> _generation_service_pb2.Usage:
         """What the answer cost. Unset where the provider does not say."""
 
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_generation_service_pb2.Attempt]:
+        """Where a route was asked: what was tried in vain before the model that
+        answered, in order.
+        """
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         embeddings: _abc.Iterable[Global___Embedding] | None = ...,
         usage: _generation_service_pb2.Usage | None = ...,
+        attempts: _abc.Iterable[_generation_service_pb2.Attempt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "model", b"model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "embeddings", b"embeddings", "model", b"model", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from penstock.v1 import error_reason_pb2 as penstock_dot_v1_dot_error__reason__pb2
 from penstock.v1 import message_pb2 as penstock_dot_v1_dot_message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$penstock/v1/generation_service.proto\x12\x0bpenstock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x19penstock/v1/message.proto\"\x99\x04\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0e\n\x06system\x18\x03 \x01(\t\x12&\n\x08messages\x18\x04 \x03(\x0b\x32\x14.penstock.v1.Message\x12 \n\x05tools\x18\x05 \x03(\x0b\x32\x11.penstock.v1.Tool\x12,\n\x0btool_choice\x18\x06 \x01(\x0b\x32\x17.penstock.v1.ToolChoice\x12\x34\n\x0fresponse_format\x18\x07 \x01(\x0b\x32\x1b.penstock.v1.ResponseFormat\x12\'\n\x08sampling\x18\x08 \x01(\x0b\x32\x15.penstock.v1.Sampling\x12.\n\x08thinking\x18\t \x01(\x0b\x32\x1c.penstock.v1.ThinkingOptions\x12.\n\x08logprobs\x18\n \x01(\x0b\x32\x1c.penstock.v1.LogprobsOptions\x12<\n\x08metadata\x18\x0b \x03(\x0b\x32*.penstock.v1.GenerateRequest.MetadataEntry\x12\x31\n\x10provider_options\x18\x0c \x01(\x0b\x32\x17.google.protobuf.Struct\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"]\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\t\x12\x13\n\x06strict\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_strict\"\xe3\x01\n\nToolChoice\x12*\n\x04mode\x18\x01 \x01(\x0e\x32\x1c.penstock.v1.ToolChoice.Mode\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12 \n\x13parallel_tool_calls\x18\x03 \x01(\x08H\x00\x88\x01\x01\"\\\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_AUTO\x10\x01\x12\r\n\tMODE_NONE\x10\x02\x12\x11\n\rMODE_REQUIRED\x10\x03\x12\r\n\tMODE_TOOL\x10\x04\x42\x16\n\x14_parallel_tool_calls\"\xaf\x01\n\x0eResponseFormat\x12\'\n\x04text\x18\x01 \x01(\x0b\x32\x17.penstock.v1.TextFormatH\x00\x12\x34\n\x0bjson_object\x18\x02 \x01(\x0b\x32\x1d.penstock.v1.JsonObjectFormatH\x00\x12\x34\n\x0bjson_schema\x18\x03 \x01(\x0b\x32\x1d.penstock.v1.JsonSchemaFormatH\x00\x42\x08\n\x06\x66ormat\"\x0c\n\nTextFormat\"\x12\n\x10JsonObjectFormat\"e\n\x10JsonSchemaFormat\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0e\n\x06schema\x18\x03 \x01(\t\x12\x13\n\x06strict\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_strict\"\xfc\x03\n\x08Sampling\x12\x1e\n\x11max_output_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x1d\n\x10presence_penalty\x18\x08 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\t \x01(\x01H\x07\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x01H\x08\x88\x01\x01\x12\x38\n\nlogit_bias\x18\x0b \x03(\x0b\x32$.penstock.v1.Sampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x14\n\x12_max_output_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x07\n\x05_seedB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penalty\"\x99\x02\n\x0fThinkingOptions\x12\x35\n\x06\x65\x66\x66ort\x18\x01 \x01(\x0e\x32#.penstock.v1.ThinkingOptions.EffortH\x00\x12\x17\n\rbudget_tokens\x18\x02 \x01(\x05H\x00\x12\x14\n\x07include\x18\x03 \x01(\x08H\x01\x88\x01\x01\"\x89\x01\n\x06\x45\x66\x66ort\x12\x16\n\x12\x45\x46\x46ORT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x45\x46\x46ORT_NONE\x10\x01\x12\x12\n\x0e\x45\x46\x46ORT_MINIMAL\x10\x02\x12\x0e\n\nEFFORT_LOW\x10\x03\x12\x11\n\rEFFORT_MEDIUM\x10\x04\x12\x0f\n\x0b\x45\x46\x46ORT_HIGH\x10\x05\x12\x0e\n\nEFFORT_MAX\x10\x06\x42\x08\n\x06\x61mountB\n\n\x08_include\"\'\n\x0fLogprobsOptions\x12\x14\n\x0ctop_logprobs\x18\x01 \x01(\x05\"\xe8\x02\n\x10GenerateResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x07message\x18\x03 \x01(\x0b\x32\x14.penstock.v1.Message\x12\x30\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x19.penstock.v1.FinishReason\x12\x1e\n\x16provider_finish_reason\x18\x05 \x01(\t\x12\x15\n\rstop_sequence\x18\x06 \x01(\t\x12!\n\x05usage\x18\x07 \x01(\x0b\x32\x12.penstock.v1.Usage\x12%\n\x07timings\x18\x08 \x01(\x0b\x32\x14.penstock.v1.Timings\x12+\n\x08logprobs\x18\t \x03(\x0b\x32\x19.penstock.v1.TokenLogprob\x12\x32\n\x11provider_metadata\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\"\x86\x01\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x05\x12\x15\n\routput_tokens\x18\x02 \x01(\x05\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x03 \x01(\x05\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x04 \x01(\x05\x12\x17\n\x0fthinking_tokens\x18\x05 \x01(\x05\"\x96\x01\n\x07Timings\x12\x36\n\x13time_to_first_token\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06queued\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xbb\x01\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x13\n\x0btoken_bytes\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12\x32\n\x03top\x18\x04 \x03(\x0b\x32%.penstock.v1.TokenLogprob.Alternative\x1a\x42\n\x0b\x41lternative\x12\r\n\x05token\x18\x01 \x01(\t\x12\x13\n\x0btoken_bytes\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"F\n\x15StreamGenerateRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.penstock.v1.GenerateRequest\"\x98\x02\n\x16StreamGenerateResponse\x12-\n\x07started\x18\x01 \x01(\x0b\x32\x1a.penstock.v1.StreamStartedH\x00\x12\x30\n\x0cpart_started\x18\x02 \x01(\x0b\x32\x18.penstock.v1.PartStartedH\x00\x12,\n\npart_delta\x18\x03 \x01(\x0b\x32\x16.penstock.v1.PartDeltaH\x00\x12\x32\n\rpart_finished\x18\x04 \x01(\x0b\x32\x19.penstock.v1.PartFinishedH\x00\x12\x32\n\tcompleted\x18\x05 \x01(\x0b\x32\x1d.penstock.v1.GenerateResponseH\x00\x42\x07\n\x05\x65vent\"*\n\rStreamStarted\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"=\n\x0bPartStarted\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x1f\n\x04part\x18\x02 \x01(\x0b\x32\x11.penstock.v1.Part\"\xa6\x01\n\tPartDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x12\n\x08thinking\x18\x03 \x01(\tH\x00\x12\x1d\n\x13tool_call_arguments\x18\x04 \x01(\tH\x00\x12\x11\n\x07refusal\x18\x05 \x01(\tH\x00\x12+\n\x08logprobs\x18\x06 \x03(\x0b\x32\x19.penstock.v1.TokenLogprobB\x07\n\x05\x64\x65lta\">\n\x0cPartFinished\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x1f\n\x04part\x18\x02 \x01(\x0b\x32\x11.penstock.v1.Part*\x99\x02\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12#\n\x1f\x46INISH_REASON_MAX_OUTPUT_TOKENS\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTEXT_LENGTH\x10\x03\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x04\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x05\x12\x19\n\x15\x46INISH_REASON_REFUSAL\x10\x06\x12\x17\n\x13\x46INISH_REASON_PAUSE\x10\x07\x12\x17\n\x13\x46INISH_REASON_OTHER\x10\x08\x32\xbd\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1c.penstock.v1.GenerateRequest\x1a\x1d.penstock.v1.GenerateResponse\"\x00\x12]\n\x0eStreamGenerate\x12\".penstock.v1.StreamGenerateRequest\x1a#.penstock.v1.StreamGenerateResponse\"\x00\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$penstock/v1/generation_service.proto\x12\x0bpenstock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1epenstock/v1/error_reason.proto\x1a\x19penstock/v1/message.proto\"\x99\x04\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0e\n\x06system\x18\x03 \x01(\t\x12&\n\x08messages\x18\x04 \x03(\x0b\x32\x14.penstock.v1.Message\x12 \n\x05tools\x18\x05 \x03(\x0b\x32\x11.penstock.v1.Tool\x12,\n\x0btool_choice\x18\x06 \x01(\x0b\x32\x17.penstock.v1.ToolChoice\x12\x34\n\x0fresponse_format\x18\x07 \x01(\x0b\x32\x1b.penstock.v1.ResponseFormat\x12\'\n\x08sampling\x18\x08 \x01(\x0b\x32\x15.penstock.v1.Sampling\x12.\n\x08thinking\x18\t \x01(\x0b\x32\x1c.penstock.v1.ThinkingOptions\x12.\n\x08logprobs\x18\n \x01(\x0b\x32\x1c.penstock.v1.LogprobsOptions\x12<\n\x08metadata\x18\x0b \x03(\x0b\x32*.penstock.v1.GenerateRequest.MetadataEntry\x12\x31\n\x10provider_options\x18\x0c \x01(\x0b\x32\x17.google.protobuf.Struct\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"]\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\t\x12\x13\n\x06strict\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_strict\"\xe3\x01\n\nToolChoice\x12*\n\x04mode\x18\x01 \x01(\x0e\x32\x1c.penstock.v1.ToolChoice.Mode\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12 \n\x13parallel_tool_calls\x18\x03 \x01(\x08H\x00\x88\x01\x01\"\\\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_AUTO\x10\x01\x12\r\n\tMODE_NONE\x10\x02\x12\x11\n\rMODE_REQUIRED\x10\x03\x12\r\n\tMODE_TOOL\x10\x04\x42\x16\n\x14_parallel_tool_calls\"\xaf\x01\n\x0eResponseFormat\x12\'\n\x04text\x18\x01 \x01(\x0b\x32\x17.penstock.v1.TextFormatH\x00\x12\x34\n\x0bjson_object\x18\x02 \x01(\x0b\x32\x1d.penstock.v1.JsonObjectFormatH\x00\x12\x34\n\x0bjson_schema\x18\x03 \x01(\x0b\x32\x1d.penstock.v1.JsonSchemaFormatH\x00\x42\x08\n\x06\x66ormat\"\x0c\n\nTextFormat\"\x12\n\x10JsonObjectFormat\"e\n\x10JsonSchemaFormat\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0e\n\x06schema\x18\x03 \x01(\t\x12\x13\n\x06strict\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_strict\"\xfc\x03\n\x08Sampling\x12\x1e\n\x11max_output_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x1d\n\x10presence_penalty\x18\x08 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\t \x01(\x01H\x07\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x01H\x08\x88\x01\x01\x12\x38\n\nlogit_bias\x18\x0b \x03(\x0b\x32$.penstock.v1.Sampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x14\n\x12_max_output_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x07\n\x05_seedB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penalty\"\x99\x02\n\x0fThinkingOptions\x12\x35\n\x06\x65\x66\x66ort\x18\x01 \x01(\x0e\x32#.penstock.v1.ThinkingOptions.EffortH\x00\x12\x17\n\rbudget_tokens\x18\x02 \x01(\x05H\x00\x12\x14\n\x07include\x18\x03 \x01(\x08H\x01\x88\x01\x01\"\x89\x01\n\x06\x45\x66\x66ort\x12\x16\n\x12\x45\x46\x46ORT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x45\x46\x46ORT_NONE\x10\x01\x12\x12\n\x0e\x45\x46\x46ORT_MINIMAL\x10\x02\x12\x0e\n\nEFFORT_LOW\x10\x03\x12\x11\n\rEFFORT_MEDIUM\x10\x04\x12\x0f\n\x0b\x45\x46\x46ORT_HIGH\x10\x05\x12\x0e\n\nEFFORT_MAX\x10\x06\x42\x08\n\x06\x61mountB\n\n\x08_include\"\'\n\x0fLogprobsOptions\x12\x14\n\x0ctop_logprobs\x18\x01 \x01(\x05\"\x90\x03\n\x10GenerateResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x07message\x18\x03 \x01(\x0b\x32\x14.penstock.v1.Message\x12\x30\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x19.penstock.v1.FinishReason\x12\x1e\n\x16provider_finish_reason\x18\x05 \x01(\t\x12\x15\n\rstop_sequence\x18\x06 \x01(\t\x12!\n\x05usage\x18\x07 \x01(\x0b\x32\x12.penstock.v1.Usage\x12%\n\x07timings\x18\x08 \x01(\x0b\x32\x14.penstock.v1.Timings\x12+\n\x08logprobs\x18\t \x03(\x0b\x32\x19.penstock.v1.TokenLogprob\x12\x32\n\x11provider_metadata\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\x08\x61ttempts\x18\x0b \x03(\x0b\x32\x14.penstock.v1.Attempt\"S\n\x07\x41ttempt\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.penstock.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x86\x01\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x05\x12\x15\n\routput_tokens\x18\x02 \x01(\x05\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x03 \x01(\x05\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x04 \x01(\x05\x12\x17\n\x0fthinking_tokens\x18\x05 \x01(\x05\"\x96\x01\n\x07Timings\x12\x36\n\x13time_to_first_token\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06queued\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xbb\x01\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x13\n\x0btoken_bytes\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12\x32\n\x03top\x18\x04 \x03(\x0b\x32%.penstock.v1.TokenLogprob.Alternative\x1a\x42\n\x0b\x41lternative\x12\r\n\x05token\x18\x01 \x01(\t\x12\x13\n\x0btoken_bytes\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"F\n\x15StreamGenerateRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.penstock.v1.GenerateRequest\"\x98\x02\n\x16StreamGenerateResponse\x12-\n\x07started\x18\x01 \x01(\x0b\x32\x1a.penstock.v1.StreamStartedH\x00\x12\x30\n\x0cpart_started\x18\x02 \x01(\x0b\x32\x18.penstock.v1.PartStartedH\x00\x12,\n\npart_delta\x18\x03 \x01(\x0b\x32\x16.penstock.v1.PartDeltaH\x00\x12\x32\n\rpart_finished\x18\x04 \x01(\x0b\x32\x19.penstock.v1.PartFinishedH\x00\x12\x32\n\tcompleted\x18\x05 \x01(\x0b\x32\x1d.penstock.v1.GenerateResponseH\x00\x42\x07\n\x05\x65vent\"*\n\rStreamStarted\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"=\n\x0bPartStarted\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x1f\n\x04part\x18\x02 \x01(\x0b\x32\x11.penstock.v1.Part\"\xa6\x01\n\tPartDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x12\n\x08thinking\x18\x03 \x01(\tH\x00\x12\x1d\n\x13tool_call_arguments\x18\x04 \x01(\tH\x00\x12\x11\n\x07refusal\x18\x05 \x01(\tH\x00\x12+\n\x08logprobs\x18\x06 \x03(\x0b\x32\x19.penstock.v1.TokenLogprobB\x07\n\x05\x64\x65lta\">\n\x0cPartFinished\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x1f\n\x04part\x18\x02 \x01(\x0b\x32\x11.penstock.v1.Part*\x99\x02\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12#\n\x1f\x46INISH_REASON_MAX_OUTPUT_TOKENS\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTEXT_LENGTH\x10\x03\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x04\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x05\x12\x19\n\x15\x46INISH_REASON_REFUSAL\x10\x06\x12\x17\n\x13\x46INISH_REASON_PAUSE\x10\x07\x12\x17\n\x13\x46INISH_REASON_OTHER\x10\x08\x32\xbd\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1c.penstock.v1.GenerateRequest\x1a\x1d.penstock.v1.GenerateResponse\"\x00\x12]\n\x0eStreamGenerate\x12\".penstock.v1.StreamGenerateRequest\x1a#.penstock.v1.StreamGenerateResponse\"\x00\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,58 +39,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=3697
-  _globals['_FINISHREASON']._serialized_end=3978
-  _globals['_GENERATEREQUEST']._serialized_start=143
-  _globals['_GENERATEREQUEST']._serialized_end=680
-  _globals['_GENERATEREQUEST_METADATAENTRY']._serialized_start=633
-  _globals['_GENERATEREQUEST_METADATAENTRY']._serialized_end=680
-  _globals['_TOOL']._serialized_start=682
-  _globals['_TOOL']._serialized_end=775
-  _globals['_TOOLCHOICE']._serialized_start=778
-  _globals['_TOOLCHOICE']._serialized_end=1005
-  _globals['_TOOLCHOICE_MODE']._serialized_start=889
-  _globals['_TOOLCHOICE_MODE']._serialized_end=981
-  _globals['_RESPONSEFORMAT']._serialized_start=1008
-  _globals['_RESPONSEFORMAT']._serialized_end=1183
-  _globals['_TEXTFORMAT']._serialized_start=1185
-  _globals['_TEXTFORMAT']._serialized_end=1197
-  _globals['_JSONOBJECTFORMAT']._serialized_start=1199
-  _globals['_JSONOBJECTFORMAT']._serialized_end=1217
-  _globals['_JSONSCHEMAFORMAT']._serialized_start=1219
-  _globals['_JSONSCHEMAFORMAT']._serialized_end=1320
-  _globals['_SAMPLING']._serialized_start=1323
-  _globals['_SAMPLING']._serialized_end=1831
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=1640
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1688
-  _globals['_THINKINGOPTIONS']._serialized_start=1834
-  _globals['_THINKINGOPTIONS']._serialized_end=2115
-  _globals['_THINKINGOPTIONS_EFFORT']._serialized_start=1956
-  _globals['_THINKINGOPTIONS_EFFORT']._serialized_end=2093
-  _globals['_LOGPROBSOPTIONS']._serialized_start=2117
-  _globals['_LOGPROBSOPTIONS']._serialized_end=2156
-  _globals['_GENERATERESPONSE']._serialized_start=2159
-  _globals['_GENERATERESPONSE']._serialized_end=2519
-  _globals['_USAGE']._serialized_start=2522
-  _globals['_USAGE']._serialized_end=2656
-  _globals['_TIMINGS']._serialized_start=2659
-  _globals['_TIMINGS']._serialized_end=2809
-  _globals['_TOKENLOGPROB']._serialized_start=2812
-  _globals['_TOKENLOGPROB']._serialized_end=2999
-  _globals['_TOKENLOGPROB_ALTERNATIVE']._serialized_start=2933
-  _globals['_TOKENLOGPROB_ALTERNATIVE']._serialized_end=2999
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=3001
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=3071
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=3074
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=3354
-  _globals['_STREAMSTARTED']._serialized_start=3356
-  _globals['_STREAMSTARTED']._serialized_end=3398
-  _globals['_PARTSTARTED']._serialized_start=3400
-  _globals['_PARTSTARTED']._serialized_end=3461
-  _globals['_PARTDELTA']._serialized_start=3464
-  _globals['_PARTDELTA']._serialized_end=3630
-  _globals['_PARTFINISHED']._serialized_start=3632
-  _globals['_PARTFINISHED']._serialized_end=3694
-  _globals['_GENERATIONSERVICE']._serialized_start=3981
-  _globals['_GENERATIONSERVICE']._serialized_end=4170
+  _globals['_FINISHREASON']._serialized_start=3854
+  _globals['_FINISHREASON']._serialized_end=4135
+  _globals['_GENERATEREQUEST']._serialized_start=175
+  _globals['_GENERATEREQUEST']._serialized_end=712
+  _globals['_GENERATEREQUEST_METADATAENTRY']._serialized_start=665
+  _globals['_GENERATEREQUEST_METADATAENTRY']._serialized_end=712
+  _globals['_TOOL']._serialized_start=714
+  _globals['_TOOL']._serialized_end=807
+  _globals['_TOOLCHOICE']._serialized_start=810
+  _globals['_TOOLCHOICE']._serialized_end=1037
+  _globals['_TOOLCHOICE_MODE']._serialized_start=921
+  _globals['_TOOLCHOICE_MODE']._serialized_end=1013
+  _globals['_RESPONSEFORMAT']._serialized_start=1040
+  _globals['_RESPONSEFORMAT']._serialized_end=1215
+  _globals['_TEXTFORMAT']._serialized_start=1217
+  _globals['_TEXTFORMAT']._serialized_end=1229
+  _globals['_JSONOBJECTFORMAT']._serialized_start=1231
+  _globals['_JSONOBJECTFORMAT']._serialized_end=1249
+  _globals['_JSONSCHEMAFORMAT']._serialized_start=1251
+  _globals['_JSONSCHEMAFORMAT']._serialized_end=1352
+  _globals['_SAMPLING']._serialized_start=1355
+  _globals['_SAMPLING']._serialized_end=1863
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=1672
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1720
+  _globals['_THINKINGOPTIONS']._serialized_start=1866
+  _globals['_THINKINGOPTIONS']._serialized_end=2147
+  _globals['_THINKINGOPTIONS_EFFORT']._serialized_start=1988
+  _globals['_THINKINGOPTIONS_EFFORT']._serialized_end=2125
+  _globals['_LOGPROBSOPTIONS']._serialized_start=2149
+  _globals['_LOGPROBSOPTIONS']._serialized_end=2188
+  _globals['_GENERATERESPONSE']._serialized_start=2191
+  _globals['_GENERATERESPONSE']._serialized_end=2591
+  _globals['_ATTEMPT']._serialized_start=2593
+  _globals['_ATTEMPT']._serialized_end=2676
+  _globals['_USAGE']._serialized_start=2679
+  _globals['_USAGE']._serialized_end=2813
+  _globals['_TIMINGS']._serialized_start=2816
+  _globals['_TIMINGS']._serialized_end=2966
+  _globals['_TOKENLOGPROB']._serialized_start=2969
+  _globals['_TOKENLOGPROB']._serialized_end=3156
+  _globals['_TOKENLOGPROB_ALTERNATIVE']._serialized_start=3090
+  _globals['_TOKENLOGPROB_ALTERNATIVE']._serialized_end=3156
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=3158
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=3228
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=3231
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=3511
+  _globals['_STREAMSTARTED']._serialized_start=3513
+  _globals['_STREAMSTARTED']._serialized_end=3555
+  _globals['_PARTSTARTED']._serialized_start=3557
+  _globals['_PARTSTARTED']._serialized_end=3618
+  _globals['_PARTDELTA']._serialized_start=3621
+  _globals['_PARTDELTA']._serialized_end=3787
+  _globals['_PARTFINISHED']._serialized_start=3789
+  _globals['_PARTFINISHED']._serialized_end=3851
+  _globals['_GENERATIONSERVICE']._serialized_start=4138
+  _globals['_GENERATIONSERVICE']._serialized_end=4327
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from penstock.v1 import error_reason_pb2 as _error_reason_pb2
 from penstock.v1 import message_pb2 as _message_pb2
 import builtins as _builtins
 import sys
@@ -655,6 +656,7 @@ class GenerateResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     PROVIDER_METADATA_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies the answer: the provider's own id where it has one."""
     model: _builtins.str
@@ -687,6 +689,12 @@ class GenerateResponse(_message.Message):
     def provider_metadata(self) -> _struct_pb2.Struct:
         """What else the provider said that this contract has no field for."""
 
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
+        """Where a route was asked: what was tried in vain before the model that
+        answered, in order.
+        """
+
     def __init__(
         self,
         *,
@@ -700,14 +708,45 @@ class GenerateResponse(_message.Message):
         timings: Global___Timings | None = ...,
         logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
         provider_metadata: _struct_pb2.Struct | None = ...,
+        attempts: _abc.Iterable[Global___Attempt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "provider_metadata", b"provider_metadata", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "id", b"id", "logprobs", b"logprobs", "message", b"message", "model", b"model", "provider_finish_reason", b"provider_finish_reason", "provider_metadata", b"provider_metadata", "stop_sequence", b"stop_sequence", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "finish_reason", b"finish_reason", "id", b"id", "logprobs", b"logprobs", "message", b"message", "model", b"model", "provider_finish_reason", b"provider_finish_reason", "provider_metadata", b"provider_metadata", "stop_sequence", b"stop_sequence", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class Attempt(_message.Message):
+    """Attempt tells of a route's target that could not answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The target, as "provider/model"."""
+    reason: _error_reason_pb2.ErrorReason.ValueType
+    """Why it could not."""
+    message: _builtins.str
+    """What was wrong, for people to read."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        reason: _error_reason_pb2.ErrorReason.ValueType = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "model", b"model", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):

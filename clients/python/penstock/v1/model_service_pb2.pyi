@@ -22,6 +22,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CircuitState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CircuitStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CircuitState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CIRCUIT_STATE_UNSPECIFIED: _CircuitState.ValueType  # 0
+    """Not set."""
+    CIRCUIT_STATE_CLOSED: _CircuitState.ValueType  # 1
+    """It is asked."""
+    CIRCUIT_STATE_OPEN: _CircuitState.ValueType  # 2
+    """It has failed too often, or asked to be left alone: it is not asked."""
+    CIRCUIT_STATE_HALF_OPEN: _CircuitState.ValueType  # 3
+    """One call may try it, and decides."""
+
+class CircuitState(_CircuitState, metaclass=_CircuitStateEnumTypeWrapper):
+    """CircuitState tells whether a target that may have failed is asked."""
+
+CIRCUIT_STATE_UNSPECIFIED: CircuitState.ValueType  # 0
+"""Not set."""
+CIRCUIT_STATE_CLOSED: CircuitState.ValueType  # 1
+"""It is asked."""
+CIRCUIT_STATE_OPEN: CircuitState.ValueType  # 2
+"""It has failed too often, or asked to be left alone: it is not asked."""
+CIRCUIT_STATE_HALF_OPEN: CircuitState.ValueType  # 3
+"""One call may try it, and decides."""
+Global___CircuitState: _TypeAlias = CircuitState  # noqa: Y015
+
 class _Capability:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -448,10 +476,13 @@ class Model(_message.Message):
     LOAD_PROGRESS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The name to call it by: "provider/model"."""
+    """The name to call it by: "provider/model", or a route's name."""
     provider: _builtins.str
-    """The provider's name: the part of name before the first "/"."""
+    """The provider's name: the part of name before the first "/". Empty where
+    this is a route.
+    """
     display_name: _builtins.str
     """A name for people to read. May be empty."""
     capability_source: Global___CapabilitySource.ValueType
@@ -484,6 +515,10 @@ class Model(_message.Message):
     def engine(self) -> Global___EngineStats:
         """Live figures of the engine that runs a local model; unset for others."""
 
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteTarget]:
+        """Where this is a route: what it stands for, in the configuration's order."""
+
     def __init__(
         self,
         *,
@@ -499,14 +534,55 @@ class Model(_message.Message):
         load_progress: _builtins.float = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         engine: Global___EngineStats | None = ...,
+        targets: _abc.Iterable[Global___RouteTarget] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "engine", b"engine"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "capability_source", b"capability_source", "context_length", b"context_length", "create_time", b"create_time", "display_name", b"display_name", "engine", b"engine", "load_progress", b"load_progress", "max_output_tokens", b"max_output_tokens", "name", b"name", "provider", b"provider", "state", b"state", "state_message", b"state_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "capability_source", b"capability_source", "context_length", b"context_length", "create_time", b"create_time", "display_name", b"display_name", "engine", b"engine", "load_progress", b"load_progress", "max_output_tokens", b"max_output_tokens", "name", b"name", "provider", b"provider", "state", b"state", "state_message", b"state_message", "targets", b"targets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class RouteTarget(_message.Message):
+    """RouteTarget is one of the models that a route stands for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    CIRCUIT_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
+    OUTSTANDING_CALLS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model, as "provider/model"."""
+    weight: _builtins.float
+    """Its share of the calls, where the route's strategy heeds that."""
+    circuit: Global___CircuitState.ValueType
+    """Whether it is asked."""
+    outstanding_calls: _builtins.int
+    """Calls of this route to it that are under way."""
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """When it is tried again; unset where it may be asked now."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        weight: _builtins.float = ...,
+        circuit: Global___CircuitState.ValueType = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
+        outstanding_calls: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_delay", b"retry_delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["circuit", b"circuit", "model", b"model", "outstanding_calls", b"outstanding_calls", "retry_delay", b"retry_delay", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteTarget: _TypeAlias = RouteTarget  # noqa: Y015
 
 @_typing.final
 class EngineStats(_message.Message):

@@ -1,0 +1,63 @@
+"""What a route can be told in the configuration.
+
+What it means is ``routes``' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+
+from penstock_server.provider_settings import Section, comma_separated
+
+Kind = Literal["unavailable", "rate_limited", "context_length", "content_refused", "unsupported"]
+"""Kinds of failures; ``routes.REASONS`` says which those are."""
+
+Strategy = Literal["ordered", "weighted", "least_busy"]
+
+DEFAULT_FALLBACKS: Sequence[Kind] = ("unavailable", "rate_limited")
+
+
+class CircuitSettings(Section):
+    """When a target that fails is left alone; see `circuit.CircuitPolicy`."""
+
+    failures: PositiveInt = 5
+    cooldown: PositiveFloat = 10.0
+    max_cooldown: PositiveFloat = 300.0
+
+
+class TargetSettings(Section):
+    """One of a route's models."""
+
+    model: str
+    """Its full name, "provider/model"."""
+    weight: PositiveFloat = 1.0
+    """Its share, where the strategy heeds that."""
+
+
+def _targets(value: object) -> object:
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",")]
+    if not isinstance(value, list):
+        return value
+    return [{"model": each} if isinstance(each, str) else each for each in value]
+
+
+class RouteSettings(Section):
+    """A name that stands for several models."""
+
+    targets: Annotated[list[TargetSettings], BeforeValidator(_targets)] = Field(min_length=1)
+    """Full names of models, or tables of model and weight."""
+    strategy: Strategy = "ordered"
+    """"ordered": the first that can; "weighted": by chance, in proportion to their weights;
+    "least_busy": who has the fewest calls under way, for its weight."""
+    fallback_on: Annotated[list[Kind], BeforeValidator(comma_separated)] = Field(
+        default_factory=lambda: list(DEFAULT_FALLBACKS)
+    )
+    """After which kinds of failure the next one is tried."""
+    circuit: CircuitSettings = CircuitSettings()
+
+
+ROUTE_SECTIONS = (RouteSettings, TargetSettings, CircuitSettings)
