@@ -36,6 +36,7 @@ from penstock_server.providers.link import SERVICE as LINK
 from penstock_server.routing import Router
 from penstock_server.service import EmbeddingService, GenerationService, ModelService
 from penstock_server.telemetry import log
+from penstock_server.tls import Certificates
 
 CHANNELZ = "grpc.channelz.v1.Channelz"
 
@@ -95,17 +96,20 @@ class Server:
         self,
         config: ServerConfig,
         providers: Sequence[Provider],
-        credentials: grpc.ServerCredentials | None = None,
         aliases: Mapping[str, str] | None = None,
         linked: bool = False,
         routes: Sequence[Provider] = (),
     ) -> None:
         self._config = config
         self._providers = providers
-        self._credentials = credentials
+        self._credentials = Certificates(config.tls).credentials() if config.tls.cert else None
         self._router = Router(providers, aliases, routes)
         self.health = HealthBoard(providers, also=[LINK] if linked else ())
-        self.gate = Gate(config.limits.max_message_bytes, config.log.prompts)
+        self.gate = Gate(
+            config.limits.max_message_bytes,
+            config.log.prompts,
+            identified=bool(config.tls.client_ca) and not linked,  # a gateway speaks for others
+        )
         self.addresses: list[str] = []
         self._generation = GenerationService(self._router)
         self._link = LinkService(self.gate, self._generation) if linked else None
@@ -161,10 +165,11 @@ class Server:
             task.cancel()
 
     def _bind(self, address: str) -> str:
+        secure = self._credentials if not address.startswith("unix:") else None
         try:
             port = (
-                self._grpc.add_secure_port(address, self._credentials)
-                if self._credentials
+                self._grpc.add_secure_port(address, secure)
+                if secure
                 else self._grpc.add_insecure_port(address)
             )
         except RuntimeError as error:

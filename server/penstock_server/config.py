@@ -13,7 +13,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import (
     Field,
@@ -21,6 +21,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 
 from penstock_server.provider_settings import (
@@ -83,11 +84,34 @@ class Log(Section):
     """Whether prompts and answers are logged. They are private: never by default."""
 
 
+class Tls(Section):
+    """What the server proves itself with, and asks of callers: files in PEM format.
+
+    They are read anew when they change. Unix sockets do without.
+    """
+
+    cert: str = ""
+    """The server's certificate, with the chain above it. Default: no TLS."""
+    key: str = ""
+    """Its private key."""
+    client_ca: str = ""
+    """Whose certificates callers have to show. Default: they need none."""
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        if bool(self.cert) != bool(self.key):
+            raise ValueError("cert and key go together")
+        if self.client_ca and not self.cert:
+            raise ValueError("client_ca needs cert and key")
+        return self
+
+
 class ServerConfig(Section):
     """What gateway and sidecars have in common."""
 
     listen: Strings = Field(default_factory=lambda: [DEFAULT_LISTEN], min_length=1)
     """Addresses: "host:port", "[::]:port" or "unix:/path"; port 0 picks a free one."""
+    tls: Tls = Tls()
     limits: Limits = Limits()
     keepalive: Keepalive = Keepalive()
     shutdown: Shutdown = Shutdown()
@@ -251,7 +275,7 @@ def _explain(
         yield f"{key or 'configuration'}: {message}" + (f" ({origin})" if origin else "")
 
 
-_SECTIONS = (Limits, Keepalive, Shutdown, Log, *ROUTE_SECTIONS)
+_SECTIONS = (Tls, Limits, Keepalive, Shutdown, Log, *ROUTE_SECTIONS)
 
 
 def _known_keys(kind: type[ServerConfig]) -> set[str]:

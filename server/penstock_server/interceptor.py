@@ -61,9 +61,14 @@ class Gate(grpc.aio.ServerInterceptor):
 
     Concurrency: one task per call, all on the server's event loop, so plain attributes do. The
     gate knows the running tasks, and so can wait for them or end them when the server stops.
+
+    ``identified``: callers show certificates, whose name is theirs whatever they say.
     """
 
-    def __init__(self, max_message_bytes: int, log_messages: bool = False) -> None:
+    def __init__(
+        self, max_message_bytes: int, log_messages: bool = False, identified: bool = False
+    ) -> None:
+        self._identified = identified
         self._limit = max_message_bytes
         self._log_messages = log_messages
         self._wrapped: dict[str, Handler] = {}
@@ -172,7 +177,9 @@ class Gate(grpc.aio.ServerInterceptor):
         answer: Callable[[Message], Awaitable[None]],
     ) -> None:
         """Answer one call of gRPC's, and see that it ends with exactly one status."""
-        call = call_of(context.invocation_metadata() or (), _remaining(context), context.peer())
+        metadata = context.invocation_metadata() or ()
+        identity = _identity(context) if self._identified else ""
+        call = call_of(metadata, _remaining(context), context.peer(), identity)
 
         async def readable() -> None:
             if isinstance(request, _Unreadable):
@@ -257,8 +264,11 @@ async def _abort(context: Context, failure: Failure, request_id: str) -> NoRetur
     await context.abort(failure.code, status.message, tuple(trailers))
 
 
-def call_of(metadata: Metadata, remaining: float | None, peer: str) -> Call:
-    """The call that came with such metadata from there, with so many seconds left (None: all)."""
+def call_of(metadata: Metadata, remaining: float | None, peer: str, identity: str = "") -> Call:
+    """The call that came with such metadata from there, with so many seconds left (None: all).
+
+    ``identity`` is who the caller is known to be; otherwise who it says.
+    """
     now = time.monotonic()
     told = dict(metadata)
     given = told.get(REQUEST_ID_HEADER)
@@ -267,8 +277,14 @@ def call_of(metadata: Metadata, remaining: float | None, peer: str) -> Call:
         request_id=str(given) if named else secrets.token_hex(8),
         deadline=None if remaining is None else now + remaining,
         arrived=now,
-        caller=_caller(told.get(CALLER_HEADER), peer),
+        caller=identity or _caller(told.get(CALLER_HEADER), peer),
     )
+
+
+def _identity(context: Context) -> str:
+    """The name in a caller's certificate: its first alternative name, else its common name."""
+    names = context.peer_identities() or ()
+    return next(iter(names), b"").decode(errors="replace")[:128]
 
 
 def _remaining(context: Context) -> float | None:

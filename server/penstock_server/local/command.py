@@ -121,12 +121,12 @@ class Command:
         try:
             settings = config.load(config.ServerConfig, args, os.environ, "PENSTOCK_SIDECAR_")
             self.recipes(args)  # so that what is wrong is said now
+            telemetry.configure(settings.log)
+            return run(settings, lambda: [self.provider(args)], linked=True)
         except config.ConfigError as error:
             for line in str(error).splitlines():
                 print(f"{self.name}: {line}", file=sys.stderr)  # noqa: T201 # the command's answer
             return 2
-        telemetry.configure(settings.log)
-        return run(settings, lambda: [self.provider(args)], linked=True)
 
     def parser(self) -> argparse.ArgumentParser:
         """The command line."""
