@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         telemetry.configure(settings.log)
         if args.check:
             providers = settings.providers or gateway.default_providers(os.environ)
+            gateway.check_names(settings, providers)
             print(settings.model_copy(update={"providers": providers}).model_dump_json(indent=2))
             return 0
         return run(

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from penstock_server import network
@@ -37,8 +37,6 @@ _NUMBERS = (
 """Settings that a sidecar has a flag of the same name for, and a default of its own."""
 
 EMBEDDED_MODEL = Path("models/tiny")
-
-_NO_MODEL = "{!r} is not 'provider/model' with a configured provider"
 
 
 def default_providers(environ: Mapping[str, str]) -> dict[str, ProviderSettings]:
@@ -71,6 +69,7 @@ def make_providers(config: GatewayConfig, environ: Mapping[str, str]) -> list[Pr
     settings = config.providers
     if settings is None:
         settings = default_providers(environ)
+    check_names(config, settings)
     providers: list[Provider] = []
     for name, one in settings.items():
         if isinstance(one, SidecarSettings):
@@ -80,25 +79,33 @@ def make_providers(config: GatewayConfig, environ: Mapping[str, str]) -> list[Pr
                 providers.append(network.make(name, one, environ))
             except ValueError as error:  # a URL, a key or a region that cannot be right
                 raise ConfigError(f"providers.{name}: {error}") from None
-    for alias, target in config.aliases.items():
-        if target.partition("/")[0] not in settings:
-            raise ConfigError(f"aliases.{alias}: {_NO_MODEL.format(target)}")
     return providers
 
 
+def check_names(config: GatewayConfig, providers: Collection[str]) -> None:
+    """Whether aliases and routes lead to providers of these names; raises `ConfigError`."""
+    targets = [(f"aliases.{alias}", target) for alias, target in config.aliases.items()]
+    for name, route in config.routes.items():
+        if name in providers or name in config.aliases:
+            raise ConfigError(f"routes.{name}: a provider or an alias has this name already")
+        targets += ((f"routes.{name}.targets", target.model) for target in route.targets)
+    for key, target in targets:
+        provider, _, model = target.partition("/")
+        if provider not in providers or not model:
+            raise ConfigError(
+                f"{key}: {target!r} is not 'provider/model' with a configured provider"
+            )
+
+
 def make_routes(config: GatewayConfig, providers: Iterable[Provider]) -> list[RouteProvider]:
-    """The routes of a configuration, to these providers."""
+    """The routes of a configuration whose names are right, to these providers."""
     known = {provider.name: provider for provider in providers}
     routes: list[RouteProvider] = []
     for name, settings in config.routes.items():
-        if name in known or name in config.aliases:
-            raise ConfigError(f"routes.{name}: a provider or an alias has this name already")
         policy = CircuitPolicy(**settings.circuit.model_dump())
         targets: list[Target] = []
         for one in settings.targets:
             provider, _, model = one.model.partition("/")
-            if provider not in known or not model:
-                raise ConfigError(f"routes.{name}.targets: {_NO_MODEL.format(one.model)}")
             targets.append(Target(known[provider], model, one.weight, Circuit(policy)))
         routes.append(RouteProvider(name, targets, settings.strategy, settings.fallback_on))
     return routes

@@ -82,7 +82,8 @@ class _Linked:
 
     def __init__(self, number: int, credit: int) -> None:
         self.number = number
-        self.task: asyncio.Task[None] | None = None
+        self.late = False
+        """It was cancelled because its time was up."""
         self._credit = credit
         self._allowed = asyncio.Event()
 
@@ -106,6 +107,7 @@ class _End:
         self._generation = generation
         self._context = context
         self._calls: dict[int, _Linked] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._told = link.LinkResponse()  # what the next message says
         self._filled = asyncio.Event()
         self._finishing = False
@@ -119,8 +121,8 @@ class _End:
                 if linked := self._calls.get(credit.call):
                     linked.allow(credit.events)
             for number in message.cancel:
-                if (linked := self._calls.get(number)) and linked.task:
-                    linked.task.cancel()
+                if task := self._tasks.get(number):
+                    task.cancel()
 
     async def write(self) -> None:
         """Send what the calls tell, until `finish` and all is sent."""
@@ -142,7 +144,7 @@ class _End:
 
     async def close(self) -> None:
         """End the calls: nobody is left to be told."""
-        tasks = [linked.task for linked in self._calls.values() if linked.task]
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -153,31 +155,35 @@ class _End:
         remaining = begin.timeout.ToNanoseconds() / 1e9 if begin.HasField("timeout") else None
         call = call_of(begin.metadata.items(), remaining, self._context.peer())
         linked = self._calls[begin.call] = _Linked(begin.call, begin.credit)
-        linked.task = asyncio.create_task(self._answer(begin, call, linked))
+        task = self._tasks[begin.call] = asyncio.create_task(self._answer(begin, call, linked))
+        task.add_done_callback(partial(self._ended, linked))
         if remaining is not None:
-            late = asyncio.get_running_loop().call_later(remaining, linked.task.cancel)
-            linked.task.add_done_callback(lambda _: late.cancel())
+            timer = asyncio.get_running_loop().call_later(remaining, self._expire, linked)
+            task.add_done_callback(lambda _: timer.cancel())
+
+    def _expire(self, linked: _Linked) -> None:
+        linked.late = True
+        self._tasks[linked.number].cancel()
+
+    def _ended(self, linked: _Linked, task: asyncio.Task[None]) -> None:
+        # Not in the task itself: one that is cancelled before it begins runs no `finally`.
+        del self._calls[linked.number], self._tasks[linked.number]
+        if linked.late and task.cancelled():
+            self._tell(linked.number, status=_TOO_LATE)
 
     async def _answer(self, begin: link.Begin, call: Call, linked: _Linked) -> None:
         method = (
             "GenerationService/StreamGenerate" if begin.stream else "GenerationService/Generate"
         )
         tell = partial(self._stream if begin.stream else self._whole, begin.request, linked)
-        try:
-            with self._gate.counted():
-                failure = await self._gate.judge(method, call, self._context.peer(), tell)
-            status = link.Status()
-            if failure is not None:
-                found = to_status(failure, request_id=call.request_id)
-                status = link.Status(code=found.code, message=found.message, details=found.details)
-            if failure is not None or begin.stream:
-                self._tell(begin.call, status=status)
-        except asyncio.CancelledError:
-            if call.remaining() != 0:
-                raise  # the gateway knows, or is not there any more
-            self._tell(begin.call, status=_TOO_LATE)
-        finally:
-            del self._calls[begin.call]
+        with self._gate.counted():
+            failure = await self._gate.judge(method, call, self._context.peer(), tell)
+        if failure is not None:
+            found = to_status(failure, request_id=call.request_id)
+            status = link.Status(code=found.code, message=found.message, details=found.details)
+            self._tell(begin.call, status=status)
+        elif begin.stream:
+            self._tell(begin.call, status=link.Status())
 
     async def _stream(self, request: v1.GenerateRequest, linked: _Linked) -> None:
         telemetry.note_private(request=request)

@@ -84,13 +84,15 @@ class Target:
         return self.provider.full_name(self.model)
 
     @contextmanager
-    def asked(self) -> Iterator[None]:
+    def asked(self, call: Call) -> Iterator[None]:
         """Around a call that its circuit has admitted."""
         self.outstanding += 1
         try:
             yield
         except Failure as failure:
-            if failure.reason in _AGAINST_THE_TARGET:
+            if call.remaining() == 0:  # the caller's time was up, however much the target had
+                self.circuit.left()
+            elif failure.reason in _AGAINST_THE_TARGET:
                 limited = failure.reason in REASONS["rate_limited"]
                 self.circuit.failed(failure.retry_delay if limited else None)
             else:
@@ -177,7 +179,7 @@ class RouteProvider(Provider):
         for target, policy in trial.candidates():
             begun = False
             try:
-                with target.asked():
+                with target.asked(call):
                     async with aclosing(_events(target, policy, request, call)) as events:
                         async for event in events:
                             if not begun:
@@ -213,6 +215,11 @@ class RouteProvider(Provider):
             return_exceptions=True,
         )
         models = [one for one in found if isinstance(one, v1.Model)]
+        for target, one in zip(self.targets, found, strict=True):
+            if isinstance(one, Failure):
+                described.state_message += f"{target.name} could not be asked: {one.message}. "
+            elif isinstance(one, BaseException):
+                raise one
         if models:
             able = set.intersection(*(set(one.capabilities) for one in models))
             described.capabilities.extend(sorted(able))
@@ -235,7 +242,7 @@ class RouteProvider(Provider):
         trial = _Trial(self)
         for target, policy in trial.candidates():
             try:
-                with target.asked():
+                with target.asked(call):
                     answer = await retry.unary(policy, partial(ask, target), call.remaining)
             except Failure as failure:
                 if not trial.goes_on(failure, target):

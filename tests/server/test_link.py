@@ -6,7 +6,7 @@ What callers see of it stands in ``test_sidecar_provider``, whose tests run by l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -92,7 +92,9 @@ def text(events: list[v1.StreamGenerateResponse]) -> str:
     return "".join(e.part_delta.text for e in events if e.HasField("part_delta"))
 
 
-async def test_what_many_calls_tell_at_once_is_one_message() -> None:
+async def test_what_many_calls_tell_at_once_is_one_message(
+    report: Callable[[str], None],
+) -> None:
     count = 32
     async with linked() as (_, _, wire):
         await wire.say(begin=[begin(call, "echo") for call in range(1, count + 1)])
@@ -102,7 +104,7 @@ async def test_what_many_calls_tell_at_once_is_one_message() -> None:
             assert text([frame.event for frame in events]) == "".join(WORDS)
             assert events[-1].event.HasField("completed")
             assert (end.WhichOneof("content"), end.status.code) == ("status", 0)
-        print(f"{count} calls: {len(wire.frames)} frames in {wire.messages} messages")
+        report(f"{count} calls: {len(wire.frames)} frames in {wire.messages} messages")
         assert wire.messages * 8 < len(wire.frames)
 
 
@@ -182,6 +184,19 @@ async def test_a_call_that_takes_too_long_is_ended() -> None:
         await wire.ended(1)
         assert wire.of(1)[-1].status.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
         assert provider.closed == 1
+
+
+async def test_who_leaves_before_it_begins_leaves_nothing_behind() -> None:
+    async with linked() as (_, server, wire):
+        at_once = begin(2, "slow")
+        at_once.timeout.FromNanoseconds(0)
+        await wire.say(begin=[begin(1, "slow"), at_once], cancel=[1])
+        await wire.ended(2)
+        assert wire.of(2)[-1].status.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+        await wire.say(begin=[begin(1, "echo")])  # the number is free again
+        await wire.ended(1)
+        assert wire.of(1)[-1].status.code == 0
+        assert server.gate.running == 0
 
 
 @pytest.mark.parametrize("how", ["cancelled", "half-closed", "a number used twice"])
@@ -267,7 +282,6 @@ async def test_who_does_not_read_is_held_a_bounded_number_of_events() -> None:
         for _ in range(5):
             assert len([event async for event in stream_of(end, "echo")]) == 7
         held = len(slow._arrived)
-        print(f"held for who does not read: {held} events of {MANY}")
         assert held <= 64
         assert provider.closed == 5
         rest = [event async for event in slow]

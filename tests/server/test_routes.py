@@ -7,13 +7,14 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
 import pytest
 from penstock import v1
 from penstock.errors import PenstockError, from_rpc_error
-from penstock_server.circuit import Circuit, CircuitPolicy
+from penstock_server.circuit import Circuit, CircuitPolicy, State
 from penstock_server.config import ConfigError, GatewayConfig
 from penstock_server.errors import Failure
 from penstock_server.gateway import make_providers, make_routes
@@ -242,7 +243,7 @@ async def test_a_trial_whose_caller_goes_decides_nothing(flavour: str) -> None:
         one.failure = Failure(UNAVAILABLE, "away")
         await error_of(unary(channel))
         one.failure = None
-        await asyncio.sleep(0.06)
+        await until(lambda: slow.circuit.state is State.HALF_OPEN)
         stub = v1.GenerationServiceStub(channel)
         request = v1.GenerateRequest(model="both", prompt="Hi")
         trial = (
@@ -294,12 +295,15 @@ async def test_a_failing_target_is_not_noticed_under_steady_load(
                 answer = await (unary if number % 2 else stream)(channel)
                 answered[answer.model] += 1
 
+        def passed(calls: int) -> bool:
+            return answered.total() >= calls
+
         async def trouble() -> None:
             for number in range(6):
                 failing = one if number % 2 else two
                 failing.after = number % 2
                 failing.failure = Failure(UNAVAILABLE, "away")
-                await asyncio.sleep(0.25)
+                await until(partial(passed, answered.total() + 100))
                 failing.failure = None
                 while (await target(channel, failing.name)).circuit != v1.CIRCUIT_STATE_CLOSED:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)

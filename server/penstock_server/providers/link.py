@@ -104,6 +104,8 @@ class LinkedCall(AsyncIterator[v1.StreamGenerateResponse]):
         if frame.HasField("status"):
             self._ended(frame)
             raise StopAsyncIteration
+        if not frame.HasField("event"):
+            raise self._nonsense(frame)
         self._taken += 1
         if self._taken >= _CREDIT // 2:
             self._wire.allow(self._number, self._taken)
@@ -114,6 +116,8 @@ class LinkedCall(AsyncIterator[v1.StreamGenerateResponse]):
         """The answer to a call that is no stream."""
         frame = await self._next()
         self._ended(frame)
+        if not frame.HasField("response"):
+            raise self._nonsense(frame)
         return frame.response
 
     def cancel(self) -> None:
@@ -144,6 +148,11 @@ class LinkedCall(AsyncIterator[v1.StreamGenerateResponse]):
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
         return self._arrived.popleft()
+
+    def _nonsense(self, frame: link.Frame) -> grpc.aio.AioRpcError:
+        self.cancel()
+        kind = frame.WhichOneof("content")
+        return _error(grpc.StatusCode.INTERNAL, f"the sidecar's link told {kind} out of its place")
 
     def _ended(self, frame: link.Frame) -> None:
         self._over = True
