@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from penstock_server.local.admission import Admission
+from penstock_server.admission import Admission
 from penstock_server.local.job import Answer
 
 from tests.sidecars.counting import job
@@ -19,7 +19,7 @@ def answer(caller: str = "", number: int = 1) -> Answer:
     return Answer(job(number, caller=caller), lambda answer: None)
 
 
-def order(queue: Admission) -> list[str]:
+def order(queue: Admission[Answer]) -> list[str]:
     """The callers of all that wait, in the order of admission where one runs at a time."""
     served: list[str] = []
     while queue:
@@ -30,7 +30,7 @@ def order(queue: Admission) -> list[str]:
 
 
 def test_a_flood_is_interrupted_where_one_runs_at_a_time() -> None:
-    queue = Admission(100)
+    queue = Admission[Answer](100)
     for caller in "aaaaaa":
         queue.push(answer(caller))
     running = queue.pop()
@@ -41,7 +41,7 @@ def test_a_flood_is_interrupted_where_one_runs_at_a_time() -> None:
 
 
 def test_who_finds_no_room_keeps_its_turn() -> None:
-    queue = Admission(100)
+    queue = Admission[Answer](100)
     for caller in "aabb":
         queue.push(answer(caller))
     first = queue.pop()
@@ -51,7 +51,7 @@ def test_who_finds_no_room_keeps_its_turn() -> None:
 
 
 def test_the_caller_with_the_fewest_running_is_next() -> None:
-    queue = Admission(100)
+    queue = Admission[Answer](100)
     for caller in "aaaaaabbc":
         queue.push(answer(caller))
     assert "".join(queue.pop().job.caller for _ in range(9)) == "abcabaaaa"
@@ -59,7 +59,7 @@ def test_the_caller_with_the_fewest_running_is_next() -> None:
 
 def test_callers_that_ask_once_do_not_starve_one_that_asks_often() -> None:
     """However many strangers come, each is behind those who waited before it."""
-    queue = Admission(1_000)
+    queue = Admission[Answer](1_000)
     for _ in range(3):
         queue.push(answer("often"))
     served: list[str] = []
@@ -73,7 +73,7 @@ def test_callers_that_ask_once_do_not_starve_one_that_asks_often() -> None:
 
 
 def test_who_is_displaced_when_the_queue_is_full() -> None:
-    queue = Admission(4)
+    queue = Admission[Answer](4)
     a = [answer("a", n) for n in range(3)]
     b = answer("b")
     for each in (*a, b):
@@ -93,7 +93,7 @@ def test_who_is_displaced_when_the_queue_is_full() -> None:
 
 
 def test_who_has_begun_is_never_displaced_and_keeps_its_order() -> None:
-    queue = Admission(2)
+    queue = Admission[Answer](2)
     begun = [answer("a", n) for n in range(3)]
     for each in begun[:2]:
         queue.push(each)
@@ -115,7 +115,7 @@ def test_who_has_begun_is_never_displaced_and_keeps_its_order() -> None:
 
 @given(st.lists(st.sampled_from(["push", "pop", "back"])), st.integers(1, 5))
 def test_a_single_caller_has_a_plain_queue(actions: list[str], most: int) -> None:
-    queue, plain = Admission(most), list[Answer]()
+    queue, plain = Admission[Answer](most), list[Answer]()
     for action in actions:
         if action == "push":
             new = answer()
@@ -145,7 +145,7 @@ def test_nobody_waits_for_more_than_a_turn_of_each_other_caller(
     capacity: int, floods: list[int]
 ) -> None:
     """A single request that comes late, after any flood of any others."""
-    queue = Admission(1_000)
+    queue = Admission[Answer](1_000)
     for number, flood in enumerate(floods):
         for _ in range(flood):
             queue.push(answer(str(number)))
@@ -167,7 +167,7 @@ class Traffic(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.most = 4
-        self.queue = Admission(self.most)
+        self.queue = Admission[Answer](self.most)
         self.waiting: set[Answer] = set()
         self.running: list[Answer] = []
 

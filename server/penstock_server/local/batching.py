@@ -9,8 +9,8 @@ import time
 
 from penstock import v1
 
+from penstock_server.admission import Admission
 from penstock_server.errors import Failure
-from penstock_server.local.admission import Admission
 from penstock_server.local.backend import Backend, Outcome, OutOfMemory, written
 from penstock_server.local.engine import GenerationEngine, Loaded
 from penstock_server.local.job import Answer, Courier, Job
@@ -57,7 +57,7 @@ class BatchEngine(ThreadedEngine, GenerationEngine):
     def __init__(self, backend: Backend, name: str, *, max_waiting: int = 256) -> None:
         super().__init__(backend, name)
         self._backend = backend
-        self._queue = Admission(max_waiting)  # guarded by the condition
+        self._queue = Admission[Answer](max_waiting)  # guarded by the condition
         self._running: dict[Job, Answer] = {}  # in the order of joining; the thread's own
         self._most: int | None = None  # how many may run, after memory has run out
         self._ended_since = 0

@@ -220,6 +220,21 @@ class Answer(AsyncIterator[Chunk]):
         self._waiting: asyncio.Future[None] | None = None
         self._over = False
 
+    @property
+    def caller(self) -> str:
+        """Who asked; see `Admission`, as of the next two."""
+        return self.job.caller
+
+    @property
+    def queued_at(self) -> float:
+        """When it began to wait."""
+        return self.job.queued_at
+
+    @property
+    def begun(self) -> bool:
+        """Its text has begun to go out."""
+        return self.job.started_at is not None
+
     async def __anext__(self) -> Chunk:
         """More of the answer."""
         if self._over:

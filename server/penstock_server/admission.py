@@ -1,19 +1,37 @@
-"""Who is next: the bounded queue in front of an engine, fair to callers that ask for little.
+"""Who is next: a bounded queue that is fair to callers that ask for little.
 
-What is computed, and where, is not known here. Not safe for threads by itself: the engine holds a
-lock around it.
+In front of engines (``local``) and of providers (``limits``). What is asked for is not known here.
+Not safe for threads by itself: an engine holds a lock around it.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
 
-from penstock_server.local.job import Answer
+
+class Waiting(Protocol):
+    """What can stand in the queue."""
+
+    @property
+    def caller(self) -> str:
+        """Who asks."""
+
+    @property
+    def queued_at(self) -> float:
+        """When it was asked for."""
+
+    @property
+    def begun(self) -> bool:
+        """It has run already, and has to wait again."""
 
 
-class Admission:
-    """A queue of answers in which callers take turns.
+T = TypeVar("T", bound=Waiting)
+
+
+class Admission(Generic[T]):
+    """A queue in which callers take turns.
 
     Within one caller's requests the order of arrival counts. Between callers the one that has the
     fewest running requests is next, so that a flood of requests delays its own sender and hardly
@@ -35,29 +53,29 @@ class Admission:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._queues: OrderedDict[str, deque[Answer]] = OrderedDict()  # the ring of callers
+        self._queues: OrderedDict[str, deque[T]] = OrderedDict()  # the ring of callers
         self._running: Counter[str] = Counter()
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[Answer]:
+    def __iter__(self) -> Iterator[T]:
         for queue in self._queues.values():
             yield from queue
 
-    def push(self, answer: Answer) -> Answer | None:
+    def push(self, answer: T) -> T | None:
         """Take in an answer at the end of its caller's queue; returns who has to go for it.
 
         None where there was room, else the one that is to be told that it is too many: the
         newcomer itself, or the last one of the caller who has most waiting. Never one that has
         begun: its text is out already.
         """
-        caller = answer.job.caller
-        refused: Answer | None = None
+        caller = answer.caller
+        refused: T | None = None
         if self._length >= self._most:
-            others = [queue for queue in self._queues.values() if not _begun(queue[-1])]
-            nobody: deque[Answer] = deque()
+            others = [queue for queue in self._queues.values() if not queue[-1].begun]
+            nobody: deque[T] = deque()
             greediest = max(others, key=len, default=nobody)
             if len(greediest) <= len(self._queues.get(caller, ())) + 1:
                 return answer
@@ -67,22 +85,22 @@ class Admission:
         self._length += 1
         return refused
 
-    def put_back(self, answer: Answer) -> None:
+    def put_back(self, answer: T) -> None:
         """Take in one that was popped and has to wait again: it is next, as if it had stayed.
 
         Where several of a caller's had begun, they keep their order.
         """
-        caller = answer.job.caller
+        caller = answer.caller
         self.ended(answer)
         queue = self._queues.setdefault(caller, deque())
         place = 0
-        while place < len(queue) and _begun(queue[place]) and _older(queue[place], answer):
+        while place < len(queue) and _stays_before(queue[place], answer):
             place += 1
         queue.insert(place, answer)
         self._queues.move_to_end(caller, last=False)
         self._length += 1
 
-    def pop(self) -> Answer:
+    def pop(self) -> T:
         """The next one, which counts as running until `ended`. There must be one."""
         caller = min(self._queues, key=self._running.__getitem__)  # of equals, the ring's first
         answer = self._queues[caller][0]
@@ -90,27 +108,27 @@ class Admission:
         self._running[caller] += 1
         return answer
 
-    def ended(self, answer: Answer) -> None:
+    def ended(self, answer: T) -> None:
         """One that was popped runs no longer."""
-        caller = answer.job.caller
+        caller = answer.caller
         self._running[caller] -= 1
         if self._running[caller] <= 0:
             del self._running[caller]
         if caller in self._queues:
             self._queues.move_to_end(caller)
 
-    def remove(self, answer: Answer) -> bool:
+    def remove(self, answer: T) -> bool:
         """Forget one that waits; whether it did."""
-        queue = self._queues.get(answer.job.caller)
+        queue = self._queues.get(answer.caller)
         if queue is None or answer not in queue:
             return False
         queue.remove(answer)
         self._length -= 1
         if not queue:
-            del self._queues[answer.job.caller]
+            del self._queues[answer.caller]
         return True
 
-    def clear(self) -> list[Answer]:
+    def clear(self) -> list[T]:
         """Forget all that wait, and return them."""
         waiting = list(self)
         self._queues.clear()
@@ -118,9 +136,5 @@ class Admission:
         return waiting
 
 
-def _begun(answer: Answer) -> bool:
-    return answer.job.started_at is not None
-
-
-def _older(one: Answer, other: Answer) -> bool:
-    return one.job.queued_at < other.job.queued_at
+def _stays_before(one: Waiting, other: Waiting) -> bool:
+    return one.begun and one.queued_at < other.queued_at
