@@ -24,7 +24,7 @@ def main(assignments: list[str]) -> int:
     args = parser.parse_args(["--listen", "127.0.0.1:0", *flags])
     settings = config.load(config.GatewayConfig, args, {}, "PENSTOCK_")
     telemetry.configure(settings.log)
-    return run(settings, lambda: gateway.make_providers(settings, {}), on_ready=_say)
+    return run(settings, lambda: gateway.Gateway({}).assemble(settings), on_ready=_say)
 
 
 if __name__ == "__main__":

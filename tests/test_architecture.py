@@ -107,14 +107,15 @@ _DISTRIBUTIONS = {
     "grpc_channelz": {"grpcio-channelz"},
     "grpc_health": {"grpcio-health-checking"},
     "grpc_reflection": {"grpcio-reflection"},
+    "jwt": {"pyjwt"},
     "huggingface_hub": {"huggingface-hub"},
     "mlx_lm": {"mlx-lm"},
     "penstock_server": {"penstock-server"},
 }
 
 # What an engine brings, and the server's shared room only uses inside a sidecar; and what an extra
-# of a vendor's SDK brings, for those who use that cloud.
-_BROUGHT_BY_OTHERS = {"tokenizers", "llguidance", "numpy", "botocore"}
+# brings, of a vendor's SDK or of ours, for those who use it.
+_BROUGHT_BY_OTHERS = {"tokenizers", "llguidance", "numpy", "botocore", "redis"}
 
 
 # A distribution may import what those that it stands on declare.

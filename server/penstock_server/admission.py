@@ -108,8 +108,12 @@ class Admission(Generic[T]):
         self._running[caller] += 1
         return answer
 
+    def skip(self, answer: T) -> None:
+        """One that need not wait runs at once, and counts as running until `ended`."""
+        self._running[answer.caller] += 1
+
     def ended(self, answer: T) -> None:
-        """One that was popped runs no longer."""
+        """One that was popped, or skipped the queue, runs no longer."""
         caller = answer.caller
         self._running[caller] -= 1
         if self._running[caller] <= 0:

@@ -15,7 +15,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,16 @@ from grpc_reflection.v1alpha import reflection
 from penstock import v1
 from penstock.link.v1 import add_LinkServiceServicer_to_server
 
+from penstock_server.assembly import Assembly
 from penstock_server.config import ServerConfig
 from penstock_server.health import SERVICES, HealthBoard
+from penstock_server.identity import Door
 from penstock_server.interceptor import Gate
 from penstock_server.link import LinkService
 from penstock_server.providers import Provider
 from penstock_server.providers.link import LARGEST
 from penstock_server.providers.link import SERVICE as LINK
+from penstock_server.reload import Reloader, terminal_gone
 from penstock_server.routing import Router
 from penstock_server.service import EmbeddingService, GenerationService, ModelService
 from penstock_server.telemetry import log
@@ -82,7 +85,8 @@ class Server:
     """One server with its providers.
 
     Everything runs on one event loop. `start` returns once calls are taken, which may be before
-    any model is ready: health tells. ``linked`` is a sidecar's: gateways may link to it.
+    any model is ready: health tells. ``linked`` is a sidecar's: gateways may link to it. ``door``
+    knows callers; without one, everybody may call.
 
     Example::
 
@@ -99,17 +103,15 @@ class Server:
         aliases: Mapping[str, str] | None = None,
         linked: bool = False,
         routes: Sequence[Provider] = (),
+        door: Door | None = None,
     ) -> None:
         self._config = config
         self._providers = providers
         self._credentials = Certificates(config.tls).credentials() if config.tls.cert else None
         self._router = Router(providers, aliases, routes)
         self.health = HealthBoard(providers, also=[LINK] if linked else ())
-        self.gate = Gate(
-            config.limits.max_message_bytes,
-            config.log.prompts,
-            identified=bool(config.tls.client_ca) and not linked,  # a gateway speaks for others
-        )
+        self.gate = Gate(config.limits.max_message_bytes, config.log.prompts, door)
+        self._leaving: set[asyncio.Task[None]] = set()
         self.addresses: list[str] = []
         self._generation = GenerationService(self._router)
         self._link = LinkService(self.gate, self._generation) if linked else None
@@ -133,7 +135,28 @@ class Server:
         await self.health.open()
         await self._grpc.start()
         for provider in self._providers:
-            await provider.start(self.health.listener(provider.name))
+            await provider.start(self.health.listener(provider))
+
+    async def replace(self, assembly: Assembly) -> None:
+        """Have others answer from now on, and let others in.
+
+        Who stays (the same object) is not touched. Who goes is closed once the calls have ended
+        that run now.
+        """
+        old, new = self._providers, assembly.providers
+        self.health.replace(new)
+        self._providers = new
+        for provider in _without(new, old):
+            await provider.start(self.health.listener(provider))
+        self._router.replace(new, assembly.aliases, assembly.routes)
+        self.gate.door = assembly.door
+        leaving = asyncio.create_task(self._let_go(_without(old, new)))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
+    async def _let_go(self, providers: Sequence[Provider]) -> None:
+        await self.gate.ended()
+        await asyncio.gather(*(provider.close() for provider in providers))
 
     def hurry(self) -> None:
         """Skip the waiting in `stop`."""
@@ -153,6 +176,7 @@ class Server:
         if self._link is not None:
             self._link.close()
         await self._grpc.stop(_LAST_WORDS)
+        await asyncio.gather(*self._leaving)
         await asyncio.gather(*(provider.close() for provider in self._providers))
         for address in self.addresses:
             _unlink_socket(address)
@@ -182,39 +206,58 @@ class Server:
         return f"{address.rpartition(':')[0]}:{port}"
 
 
+def _without(some: Iterable[Provider], others: Sequence[Provider]) -> list[Provider]:
+    return [one for one in some if not any(one is other for other in others)]
+
+
 def _unlink_socket(address: str) -> None:
     if address.startswith("unix:"):
         Path(address.removeprefix("unix:")).unlink(missing_ok=True)
 
 
 ReadyHook = Callable[[Server], None]
-MakeRoutes = Callable[[Sequence[Provider]], Sequence[Provider]]
 
 
 def run(
     config: ServerConfig,
-    make_providers: Callable[[], Sequence[Provider]],
+    make: Callable[[], Assembly],
     *,
-    aliases: Mapping[str, str] | None = None,
-    make_routes: MakeRoutes = lambda providers: (),
+    remake: Callable[[], Assembly] | None = None,
+    files: Sequence[Path] = (),
     on_ready: ReadyHook | None = None,
     linked: bool = False,
 ) -> int:
     """Serve until SIGTERM or SIGINT, and return the process's exit code.
 
-    ``make_providers`` is called on the running loop, ``make_routes`` with what it made, and
-    ``on_ready`` once some provider can answer; ``aliases`` are as in `Router`, ``linked`` as in
-    `Server`.
+    ``make`` is called on the running loop, and ``on_ready`` once some provider can answer;
+    ``linked`` is as in `Server`. ``remake`` is called when SIGHUP comes or one of ``files`` has
+    changed: what it makes takes the other's place. It raises `ConfigError` to leave that as it is.
     """
 
-    def make() -> Server:
-        providers = make_providers()
-        routes = make_routes(providers)
-        return Server(config, providers, aliases=aliases, linked=linked, routes=routes)
+    def server() -> Server:
+        made = make()
+        return Server(
+            config,
+            made.providers,
+            aliases=made.aliases,
+            linked=linked,
+            routes=made.routes,
+            door=made.door,
+        )
 
+    _warn_of_strangers(config)
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(make, on_ready))
+        return runner.run(_serve(server, remake, files, on_ready))
+
+
+def _warn_of_strangers(config: ServerConfig) -> None:
+    """What the configuration was told to allow, and is seldom meant."""
+    exposed = ",".join(config.exposed)
+    if exposed and not config.identifies:
+        log(logging.WARNING, "everybody who reaches it may call this server", address=exposed)
+    elif exposed and not config.tls.cert:
+        log(logging.WARNING, "tokens and prompts travel without TLS", address=exposed)
 
 
 def _raise_descriptor_limit() -> None:
@@ -236,7 +279,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(make_server: Callable[[], Server], on_ready: ReadyHook | None) -> int:
+async def _serve(
+    make_server: Callable[[], Server],
+    remake: Callable[[], Assembly] | None,
+    files: Sequence[Path],
+    on_ready: ReadyHook | None,
+) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     server = make_server()
@@ -254,13 +302,33 @@ async def _serve(make_server: Callable[[], Server], on_ready: ReadyHook | None) 
         log(logging.ERROR, str(error))
         return 1
     log(logging.INFO, "listening", address=",".join(server.addresses))
-    announcing = asyncio.create_task(_announce(server, on_ready))
+    tasks = [asyncio.create_task(_announce(server, on_ready))]
+    if remake is not None:
+        tasks.append(_reloading(server, remake, files, on_signal))
     await stop.wait()
-    announcing.cancel()
+    for task in tasks:
+        task.cancel()
     log(logging.INFO, "stopping")
     await server.stop()
     log(logging.INFO, "stopped")
     return 0
+
+
+def _reloading(
+    server: Server,
+    remake: Callable[[], Assembly],
+    files: Sequence[Path],
+    stop: Callable[[], None],
+) -> asyncio.Task[None]:
+    async def reload() -> None:
+        await server.replace(remake())
+
+    reloader = Reloader(reload, files)
+    if hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP, lambda: stop() if terminal_gone() else reloader.ask()
+        )
+    return asyncio.create_task(reloader.run())
 
 
 async def _announce(server: Server, on_ready: ReadyHook | None) -> None:

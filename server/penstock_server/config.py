@@ -24,15 +24,24 @@ from pydantic import (
     model_validator,
 )
 
+from penstock_server.access_settings import (
+    ACCESS_SECTIONS,
+    DEFAULT_POLICY,
+    AuthSettings,
+    CallerSettings,
+    PolicySettings,
+    is_loopback,
+    policies_named,
+)
+from penstock_server.limit_settings import LIMIT_SECTIONS, RedisSettings
 from penstock_server.provider_settings import (
     NETWORK_KINDS,
     PROVIDER_SECTIONS,
     ProviderName,
     ProviderSettings,
-    Section,
-    Strings,
 )
 from penstock_server.route_settings import ROUTE_SECTIONS, RouteSettings
+from penstock_server.sections import Section, Strings
 
 DEFAULT_FILE = "penstock.toml"
 """The gateway's file. Sidecars have none of their own: they are told by flags."""
@@ -111,11 +120,33 @@ class ServerConfig(Section):
 
     listen: Strings = Field(default_factory=lambda: [DEFAULT_LISTEN], min_length=1)
     """Addresses: "host:port", "[::]:port" or "unix:/path"; port 0 picks a free one."""
+    insecure: bool = False
+    """Whether everybody may call who reaches an address that is not this machine's alone."""
     tls: Tls = Tls()
     limits: Limits = Limits()
     keepalive: Keepalive = Keepalive()
     shutdown: Shutdown = Shutdown()
     log: Log = Log()
+
+    @property
+    def identifies(self) -> bool:
+        """Whether callers have to prove who they are."""
+        return bool(self.tls.client_ca)
+
+    @property
+    def exposed(self) -> list[str]:
+        """The addresses that others than this machine may reach."""
+        return [address for address in self.listen if not is_loopback(address)]
+
+    @model_validator(mode="after")
+    def _not_open_to_everybody(self) -> Self:
+        if self.exposed and not self.identifies and not self.insecure:
+            raise ValueError(
+                f"{', '.join(self.exposed)} may be reached from other machines, and nobody would "
+                "have to prove who they are: configure callers, auth.jwt or tls.client_ca, or say "
+                "--insecure (insecure = true) where something in front of it sees to that"
+            )
+        return self
 
 
 class GatewayConfig(ServerConfig):
@@ -127,6 +158,35 @@ class GatewayConfig(ServerConfig):
     """Names of one's own for models: alias → "provider/model"."""
     routes: dict[str, RouteSettings] = Field(default_factory=dict)
     """Names that stand for several models: name → the models, and how one is chosen."""
+    auth: AuthSettings = AuthSettings()
+    callers: dict[str, CallerSettings] = Field(default_factory=dict)
+    """Who may call: name → what the caller proves itself by, and its policy."""
+    policies: dict[str, PolicySettings] = Field(default_factory=dict)
+    """What callers may do: name → models and limits."""
+    redis: RedisSettings = RedisSettings()
+
+    @property
+    def identifies(self) -> bool:
+        """Whether callers have to prove who they are."""
+        known = any(caller.tokens for caller in self.callers.values()) or self.auth.jwt
+        return bool(known or self.tls.client_ca) and not self.auth.anonymous
+
+    @model_validator(mode="after")
+    def _policies_exist(self) -> Self:
+        for key, name in policies_named(self.auth, self.callers):
+            if name != DEFAULT_POLICY and name not in self.policies:
+                raise ValueError(f"{key}: there is no policy {name!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_caller_for_each(self) -> Self:
+        seen: dict[str, str] = {}
+        for name, caller in self.callers.items():
+            shown = [t.hash for t in caller.tokens] + caller.certificates + caller.subjects
+            for each in shown:
+                if seen.setdefault(each, name) != name:
+                    raise ValueError(f"callers: {seen[each]!r} and {name!r} both have {each!r}")
+        return self
 
 
 ConfigT = TypeVar("ConfigT", bound=ServerConfig)
@@ -144,6 +204,12 @@ def add_arguments(parser: argparse.ArgumentParser, default_file: str = "") -> No
         action="append",
         help=f"host:port or unix:/path; may be repeated (default: {DEFAULT_LISTEN})",
     )
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        default=None,
+        help="let everybody call who reaches an address that is not this machine's alone",
+    )
     group.add_argument("--log-format", choices=["human", "json"], help="default: human")
     group.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
     group.add_argument(
@@ -160,6 +226,7 @@ def add_arguments(parser: argparse.ArgumentParser, default_file: str = "") -> No
 
 _FLAGS = {
     "listen": "listen",
+    "insecure": "insecure",
     "log_format": "log.format",
     "log_level": "log.level",
     "log_prompts": "log.prompts",
@@ -191,6 +258,12 @@ def load(
         return kind.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(kind, error, origins))) from None
+
+
+def file_of(args: argparse.Namespace, environ: Mapping[str, str], prefix: str) -> Path | None:
+    """The file that `load` reads, which need not be there yet; None where there is none."""
+    name = args.config or environ.get(f"{prefix}CONFIG", "") or args.default_file
+    return Path(name) if name else None
 
 
 def _from_file(name: str, default: str) -> Iterator[tuple[str, str, object]]:
@@ -275,7 +348,10 @@ def _explain(
         yield f"{key or 'configuration'}: {message}" + (f" ({origin})" if origin else "")
 
 
-_SECTIONS = (Tls, Limits, Keepalive, Shutdown, Log, *ROUTE_SECTIONS)
+_SECTIONS = (
+    *(Tls, Limits, Keepalive, Shutdown, Log),
+    *(*ROUTE_SECTIONS, *ACCESS_SECTIONS, *LIMIT_SECTIONS),
+)
 
 
 def _known_keys(kind: type[ServerConfig]) -> set[str]:

@@ -1,4 +1,4 @@
-"""From configuration to providers: what the gateway serves."""
+"""From configuration to providers, routes and the door: what the gateway serves, and whom."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from penstock_server import network
+from penstock_server.access_settings import JwtSettings
+from penstock_server.assembly import Assembly
 from penstock_server.circuit import Circuit, CircuitPolicy
 from penstock_server.compute import WAITING, with_openblas
 from penstock_server.config import ConfigError, GatewayConfig
+from penstock_server.identity import Door
+from penstock_server.jwks import KeySet
+from penstock_server.limit_settings import CallLimits, RedisSettings
+from penstock_server.limits import Limits
+from penstock_server.limits.rates import Ledger
+from penstock_server.limits.shared import SharedLedger
 from penstock_server.provider_settings import NetworkSettings, ProviderSettings, SidecarSettings
 from penstock_server.providers import Provider
 from penstock_server.providers.sidecar import SidecarProvider
@@ -64,22 +72,106 @@ def embedded_model() -> Path | None:
     return None
 
 
-def make_providers(config: GatewayConfig, environ: Mapping[str, str]) -> list[Provider]:
-    """The providers of a configuration, not yet started."""
-    settings = config.providers
-    if settings is None:
-        settings = default_providers(environ)
-    check_names(config, settings)
-    providers: list[Provider] = []
-    for name, one in settings.items():
-        if isinstance(one, SidecarSettings):
-            providers.append(_sidecar(name, one, config))
-        else:
-            try:
-                providers.append(network.make(name, one, environ))
-            except ValueError as error:  # a URL, a key or a region that cannot be right
-                raise ConfigError(f"providers.{name}: {error}") from None
-    return providers
+class Gateway:
+    """Makes what a configuration says, and again when it has changed: what stays the same stays.
+
+    A provider is made anew only where its own settings have changed, and its sidecar restarted only
+    then; a limiter keeps its counts and a circuit its state for as long as what bounds them stays.
+    What is wrong raises `ConfigError` before anything is touched.
+
+    Example::
+
+        gateway = Gateway(os.environ)
+        assembly = gateway.assemble(config)
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._made: dict[str, tuple[object, Provider]] = {}
+        self._limits = Limits()
+        self._redis = RedisSettings()
+        self._circuits: dict[tuple[str, str, CircuitPolicy], Circuit] = {}
+        self._keys: tuple[JwtSettings, KeySet] | None = None
+
+    def assemble(self, config: GatewayConfig) -> Assembly:
+        """What a configuration says."""
+        settings = config.providers
+        if settings is None:
+            settings = default_providers(self._environ)
+        check_names(config, settings)
+        made = {name: self._provider(name, one, config) for name, one in settings.items()}
+        if config.redis != self._redis:
+            self._limits = Limits(_ledger(config.redis))
+            self._redis = config.redis
+        self._made = made
+        providers = {name: provider for name, (_, provider) in made.items()}
+        for name, provider in providers.items():
+            provider.limiter = self._limits.of(f"provider/{name}", settings[name].limits)
+        return Assembly(
+            providers=list(providers.values()),
+            aliases=config.aliases,
+            routes=self._routes(config, providers),
+            door=self._door(config),
+        )
+
+    def _provider(
+        self, name: str, settings: ProviderSettings, config: GatewayConfig
+    ) -> tuple[object, Provider]:
+        """A provider, and what it has been made of."""
+        own = settings.model_copy(update={"limits": CallLimits()})
+        key = (own, config.log, config.limits) if isinstance(own, SidecarSettings) else own
+        known = self._made.get(name)
+        if known is not None and known[0] == key:
+            return known
+        if isinstance(settings, SidecarSettings):
+            return key, _sidecar(name, settings, config)
+        try:
+            return key, network.make(name, settings, self._environ)
+        except ValueError as error:  # a URL, a key or a region that cannot be right
+            raise ConfigError(f"providers.{name}: {error}") from None
+
+    def _routes(
+        self, config: GatewayConfig, providers: Mapping[str, Provider]
+    ) -> Sequence[RouteProvider]:
+        """The routes of a configuration whose names are right, to these providers."""
+        circuits: dict[tuple[str, str, CircuitPolicy], Circuit] = {}
+        routes: list[RouteProvider] = []
+        for name, settings in config.routes.items():
+            policy = CircuitPolicy(**settings.circuit.model_dump())
+            targets: list[Target] = []
+            for one in settings.targets:
+                provider, _, model = one.model.partition("/")
+                key = (name, one.model, policy)
+                circuits[key] = self._circuits.get(key) or Circuit(policy)
+                targets.append(Target(providers[provider], model, one.weight, circuits[key]))
+            route = RouteProvider(name, targets, settings.strategy, settings.fallback_on)
+            route.limiter = self._limits.of(f"route/{name}", settings.limits)
+            routes.append(route)
+        self._circuits = circuits
+        return routes
+
+    def _door(self, config: GatewayConfig) -> Door:
+        if config.auth.jwt is None:
+            self._keys = None
+        elif self._keys is None or self._keys[0] != config.auth.jwt:
+            self._keys = (config.auth.jwt, KeySet(config.auth.jwt))
+        return Door(
+            config.auth,
+            config.callers,
+            config.policies,
+            self._limits,
+            certificates=bool(config.tls.client_ca),
+            keys=self._keys[1] if self._keys else None,
+        )
+
+
+def _ledger(settings: RedisSettings) -> Ledger | None:
+    if not settings.url.get_secret_value():
+        return None
+    try:
+        return SharedLedger(settings)
+    except ValueError as error:
+        raise ConfigError(f"redis: {error}") from None
 
 
 def check_names(config: GatewayConfig, providers: Collection[str]) -> None:
@@ -95,20 +187,6 @@ def check_names(config: GatewayConfig, providers: Collection[str]) -> None:
             raise ConfigError(
                 f"{key}: {target!r} is not 'provider/model' with a configured provider"
             )
-
-
-def make_routes(config: GatewayConfig, providers: Iterable[Provider]) -> list[RouteProvider]:
-    """The routes of a configuration whose names are right, to these providers."""
-    known = {provider.name: provider for provider in providers}
-    routes: list[RouteProvider] = []
-    for name, settings in config.routes.items():
-        policy = CircuitPolicy(**settings.circuit.model_dump())
-        targets: list[Target] = []
-        for one in settings.targets:
-            provider, _, model = one.model.partition("/")
-            targets.append(Target(known[provider], model, one.weight, Circuit(policy)))
-        routes.append(RouteProvider(name, targets, settings.strategy, settings.fallback_on))
-    return routes
 
 
 def _sidecar(name: str, settings: SidecarSettings, config: GatewayConfig) -> Provider:

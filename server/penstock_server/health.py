@@ -27,6 +27,8 @@ _STATUS = {
     False: health_pb2.HealthCheckResponse.NOT_SERVING,
 }
 
+_NOT_THERE = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
 
 class HealthBoard:
     """Keeps the health of everything that has one.
@@ -41,6 +43,7 @@ class HealthBoard:
         self._providers = {provider.name: provider for provider in providers}
         self._healthy: dict[str, bool | None] = dict.fromkeys(self._providers)
         self._embeds: dict[str, bool] = {}
+        self._gone: set[str] = set()  # providers that were there once
         self._changed = asyncio.Event()
         self._publishing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
@@ -49,18 +52,35 @@ class HealthBoard:
         """Publish the first truth: the server takes calls; providers say themselves."""
         await self._publish()
 
-    def listener(self, provider: str) -> HealthListener:
-        """What the provider of that name tells its health to."""
+    def listener(self, provider: Provider) -> HealthListener:
+        """What a provider tells its health to; in vain, once another has taken its place."""
+        name = provider.name
 
         def on_health(healthy: bool) -> None:
-            now = (healthy, healthy and self._providers[provider].embeds)
-            if now != (self._healthy[provider], self._embeds.get(provider, False)):
-                self._healthy[provider], self._embeds[provider] = now
-                task = asyncio.get_running_loop().create_task(self._publish())
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            if self._providers.get(name) is not provider:
+                return
+            now = (healthy, healthy and provider.embeds)
+            if now != (self._healthy[name], self._embeds.get(name, False)):
+                self._healthy[name], self._embeds[name] = now
+                self._publish_soon()
 
         return on_health
+
+    def replace(self, providers: Sequence[Provider]) -> None:
+        """Keep these providers' health from now on; who stays, stays as healthy as it was."""
+        old, new = self._providers, {provider.name: provider for provider in providers}
+        kept = {name for name, provider in new.items() if old.get(name) is provider}
+        self._providers = new
+        self._healthy = {name: self._healthy[name] if name in kept else None for name in new}
+        self._embeds = {name: has for name, has in self._embeds.items() if name in kept}
+        self._gone |= old.keys()
+        self._gone -= new.keys()
+        self._publish_soon()
+
+    def _publish_soon(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._publish())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def settled(self) -> None:
         """Wait until every provider has told its health, and some can answer.
@@ -93,3 +113,5 @@ class HealthBoard:
             truth |= {f"provider/{name}": healthy for name, healthy in self._healthy.items()}
             for name, serving in truth.items():
                 await self.servicer.set(name, _STATUS[serving])
+            for name in self._gone:
+                await self.servicer.set(f"provider/{name}", _NOT_THERE)

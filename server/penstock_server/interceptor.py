@@ -1,17 +1,14 @@
 """The gate: everything that is the same for all calls, around every method of ours.
 
-Unreadable or oversized messages, the call's identity and deadline, one log line, the status for a
-failure, and the refusal and counting of calls while the server stops. What a call means is not
-known here. Calls that come by a gateway's link (``link``) are judged here, too.
+Who may come in (``identity`` knows), unreadable or oversized messages, the call's deadline, one log
+line, the status for a failure, and the refusal and counting of calls while the server stops. What a
+call means is not known here. Calls that come by a gateway's link (``link``) are judged here, too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-import secrets
-import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,31 +19,25 @@ from penstock import v1
 
 from penstock_server import telemetry, wire
 from penstock_server.errors import Failure, Violation, to_status
+from penstock_server.identity import Door
+from penstock_server.incoming import call_of, remaining_of
+from penstock_server.policy import BY_CERTIFICATE, Caller, current_caller
 from penstock_server.providers import Call
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]  # only the stubs know that it is generic
-
-REQUEST_ID_HEADER = "x-request-id"
-"""Callers may name their request; the gateway passes the name on to sidecars."""
-
-CALLER_HEADER = "x-penstock-caller"
-"""Callers may name themselves; the gateway passes the name on to sidecars. See `_caller`."""
 
 RESPONSE_ID_HEADER = "penstock-request-id"
 
 # A caller that is told when to come back is held to it by gRPC's own retries, up to this long.
 _LONGEST_PUSHBACK = 10.0
 
-_REQUEST_ID = re.compile(r"[\w.:-]{1,64}")
-_CALLER = re.compile(r"[!-~]{1,128}")
 _OUR_PREFIX = "/penstock.v1."
 
 current_call: ContextVar[Call] = ContextVar("penstock_call")
 """The call that the running task answers. A context variable, since contexts take no attributes."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class _Unreadable:
@@ -57,18 +48,18 @@ class _Unreadable:
 
 
 class Gate(grpc.aio.ServerInterceptor):
-    """Wraps every method of ``penstock.v1``; other services pass untouched.
+    """Wraps every method of ``penstock.v1``; other services pass, once the door lets them.
 
     Concurrency: one task per call, all on the server's event loop, so plain attributes do. The
     gate knows the running tasks, and so can wait for them or end them when the server stops.
 
-    ``identified``: callers show certificates, whose name is theirs whatever they say.
+    ``door`` may be replaced at any time; None: everybody may come in.
     """
 
     def __init__(
-        self, max_message_bytes: int, log_messages: bool = False, identified: bool = False
+        self, max_message_bytes: int, log_messages: bool = False, door: Door | None = None
     ) -> None:
-        self._identified = identified
+        self.door = door
         self._limit = max_message_bytes
         self._log_messages = log_messages
         self._wrapped: dict[str, Handler] = {}
@@ -96,6 +87,11 @@ class Gate(grpc.aio.ServerInterceptor):
             return False
         return True
 
+    async def ended(self) -> None:
+        """Wait for the calls that run now, however long they take."""
+        if self._running:
+            await asyncio.wait(set(self._running))
+
     def end_running(self) -> None:
         """End all running calls with SHUTTING_DOWN."""
         self._expired = True
@@ -109,6 +105,12 @@ class Gate(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Hand gRPC the wrapped method."""
         method: str = handler_call_details.method
+        if self.door is not None:
+            try:
+                who = await self.door.who(method, handler_call_details.invocation_metadata or ())
+            except Failure as failure:
+                return self._refusal(method, failure)
+            current_caller.set(who or BY_CERTIFICATE)  # the handler runs in the same task
         wrapped = self._wrapped.get(method)
         if wrapped is None:
             wrapped = await continuation(handler_call_details)
@@ -177,11 +179,17 @@ class Gate(grpc.aio.ServerInterceptor):
         answer: Callable[[Message], Awaitable[None]],
     ) -> None:
         """Answer one call of gRPC's, and see that it ends with exactly one status."""
-        metadata = context.invocation_metadata() or ()
-        identity = _identity(context) if self._identified else ""
-        call = call_of(metadata, _remaining(context), context.peer(), identity)
+        caller = self._caller(context)
+        name = caller.name if isinstance(caller, Caller) else ""
+        call = call_of(
+            context.invocation_metadata() or (), remaining_of(context), context.peer(), name
+        )
 
         async def readable() -> None:
+            if isinstance(caller, Failure):
+                raise caller
+            if name:
+                telemetry.note(caller=name)
             if isinstance(request, _Unreadable):
                 raise request.failure
             telemetry.note_private(request=request)
@@ -192,6 +200,38 @@ class Gate(grpc.aio.ServerInterceptor):
             if failure is not None:
                 await _abort(context, failure, call.request_id)
             context.set_trailing_metadata(((RESPONSE_ID_HEADER, call.request_id),))
+
+    def _caller(self, context: Context) -> Caller | Failure:
+        """Who calls; or why whoever shows such a certificate may not."""
+        caller = current_caller.get()
+        if caller is BY_CERTIFICATE and self.door is not None:
+            try:
+                caller = self.door.by_certificate(context.auth_context())
+            except Failure as failure:
+                return failure
+            current_caller.set(caller)
+        return caller
+
+    def _refusal(self, method: str, failure: Failure) -> Handler:
+        """A handler that refuses. As a stream, since nothing is read of those: strangers can send
+        much."""
+
+        async def refuse(requests: AsyncIterator[bytes], context: Context) -> None:
+            metadata = context.invocation_metadata() or ()
+            call = call_of(metadata, remaining_of(context), context.peer())
+
+            async def answer() -> None:
+                raise failure
+
+            with self.counted():
+                told = await self.judge(
+                    method.removeprefix(_OUR_PREFIX), call, context.peer(), answer
+                )
+                if told is not None:
+                    await _abort(context, told, call.request_id)
+
+        # gRPC types handlers as if they were synchronous; ours are not.
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
     def check_size(self, size: int) -> None:
         """Refuse a message of so many bytes, if that is too many."""
@@ -264,47 +304,6 @@ async def _abort(context: Context, failure: Failure, request_id: str) -> NoRetur
     await context.abort(failure.code, status.message, tuple(trailers))
 
 
-def call_of(metadata: Metadata, remaining: float | None, peer: str, identity: str = "") -> Call:
-    """The call that came with such metadata from there, with so many seconds left (None: all).
-
-    ``identity`` is who the caller is known to be; otherwise who it says.
-    """
-    now = time.monotonic()
-    told = dict(metadata)
-    given = told.get(REQUEST_ID_HEADER)
-    named = isinstance(given, str) and _REQUEST_ID.fullmatch(given)
-    return Call(
-        request_id=str(given) if named else secrets.token_hex(8),
-        deadline=None if remaining is None else now + remaining,
-        arrived=now,
-        caller=identity or _caller(told.get(CALLER_HEADER), peer),
-    )
-
-
-def _identity(context: Context) -> str:
-    """The name in a caller's certificate: its first alternative name, else its common name."""
-    names = context.peer_identities() or ()
-    return next(iter(names), b"").decode(errors="replace")[:128]
-
-
-def _remaining(context: Context) -> float | None:
-    remaining = context.time_remaining()
-    # Without a deadline gRPC reports one about 292 years away.
-    return None if remaining is None or remaining > 3e8 else remaining
-
-
-def _caller(named: object, peer: str) -> str:
-    """Who asks: the name that the caller gives itself, else its connection.
-
-    The connection and not the host, so with its port: behind one address may live many services,
-    and none of them is to wait for another one's flood. A service with several connections is
-    several callers then, and all that come by one Unix socket are one, since their end of it has
-    no address; both can say better who they are. The name is believed: it decides about turns in
-    a queue, and about nothing that needs to be guarded.
-    """
-    return named if isinstance(named, str) and _CALLER.fullmatch(named) else peer[:128]
-
-
 def _shutting_down() -> Failure:
     return Failure(
         v1.ERROR_REASON_SHUTTING_DOWN, "the server is stopping; call again to reach another one"
@@ -322,4 +321,4 @@ def _too_large(size: int, limit: int) -> Failure:
     )
 
 
-__all__ = ["CALLER_HEADER", "REQUEST_ID_HEADER", "Gate", "call_of", "current_call"]
+__all__ = ["Gate", "current_call"]

@@ -18,7 +18,8 @@ from penstock.link import v1 as link
 
 from penstock_server import telemetry
 from penstock_server.errors import to_status
-from penstock_server.interceptor import Gate, call_of
+from penstock_server.incoming import call_of
+from penstock_server.interceptor import Gate
 from penstock_server.providers import Call
 from penstock_server.service import GenerationService
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -19,18 +17,9 @@ from pydantic import (
     model_validator,
 )
 
+from penstock_server.limit_settings import CallLimits
 from penstock_server.local.memory import parse_size
-
-
-class Section(BaseModel):
-    """A table of the configuration: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def comma_separated(value: object) -> object:
-    """What the environment and ``--set`` have as text: "a, b"."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+from penstock_server.sections import Section, Strings
 
 
 def _size(value: object) -> object:
@@ -39,8 +28,6 @@ def _size(value: object) -> object:
 
 Size = Annotated[PositiveInt, BeforeValidator(_size)]
 """A number of bytes, or text such as "8GiB"."""
-
-Strings = Annotated[list[str], BeforeValidator(comma_separated)]
 
 
 class SidecarSettings(Section):
@@ -52,9 +39,9 @@ class SidecarSettings(Section):
 
     kind: Literal["sidecar"]
     engine: Literal["hf", "mlx"] = "hf"
-    models: dict[str, str] = {}
+    models: dict[str, str] = Field(default_factory=dict)
     """Name → model directory or Hugging Face hub id."""
-    addresses: Strings = []
+    addresses: Strings = Field(default_factory=list)
     python: str = ""
     """The Python that has the engine installed. Default: the gateway's own."""
     device: str = "auto"
@@ -84,6 +71,8 @@ class SidecarSettings(Section):
     """How attention is computed: "sdpa", "eager", or what else transformers knows."""
     trust_remote_code: bool = False
     """Whether models may bring Python code of their own, which then runs in the sidecar."""
+    limits: CallLimits = CallLimits()
+    """How much all callers together may ask of it."""
     ready_timeout: PositiveFloat | None = None
     """How long a call waits, in seconds, for a sidecar that is not there yet. Default: 60 where
     the gateway starts it, 5 where it runs elsewhere."""
@@ -167,6 +156,8 @@ class NetworkSettings(Section):
     """The longest silence in the middle of an answer, in seconds."""
     max_connections: PositiveInt = 4096
     """The most connections to it at a time; a call that finds none waits for one."""
+    limits: CallLimits = CallLimits()
+    """How much all callers together may ask of it."""
     retry: RetrySettings = RetrySettings()
 
     @model_validator(mode="after")

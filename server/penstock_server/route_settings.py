@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
-from penstock_server.provider_settings import Section, comma_separated
+from penstock_server.limit_settings import CallLimits
+from penstock_server.sections import Section, comma_separated
 
 Kind = Literal["unavailable", "rate_limited", "context_length", "content_refused", "unsupported"]
 """Kinds of failures; ``routes.REASONS`` says which those are."""
@@ -58,6 +59,8 @@ class RouteSettings(Section):
     )
     """After which kinds of failure the next one is tried."""
     circuit: CircuitSettings = CircuitSettings()
+    limits: CallLimits = CallLimits()
+    """How much all callers together may ask of it."""
 
 
 ROUTE_SECTIONS = (RouteSettings, TargetSettings, CircuitSettings)

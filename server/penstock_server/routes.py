@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from penstock import v1
 
-from penstock_server import retry, telemetry
+from penstock_server import limits, retry, telemetry
 from penstock_server.circuit import Circuit, CircuitPolicy, State
 from penstock_server.errors import Failure
 from penstock_server.providers import Call, Events, Provider
@@ -43,6 +43,7 @@ REASONS: Mapping[Kind, frozenset[v1.ErrorReason.ValueType]] = {
             v1.ERROR_REASON_PROVIDER_RATE_LIMITED,
             v1.ERROR_REASON_PROVIDER_QUOTA_EXHAUSTED,
             v1.ERROR_REASON_OVERLOADED,
+            v1.ERROR_REASON_LIMIT_EXCEEDED,
         }
     ),
     "context_length": frozenset(
@@ -90,7 +91,8 @@ class Target:
         try:
             yield
         except Failure as failure:
-            if call.remaining() == 0:  # the caller's time was up, however much the target had
+            ours = failure.reason == v1.ERROR_REASON_LIMIT_EXCEEDED  # it has not been asked
+            if ours or call.remaining() == 0:  # or the caller's own time was up
                 self.circuit.left()
             elif failure.reason in _AGAINST_THE_TARGET:
                 limited = failure.reason in REASONS["rate_limited"]
@@ -197,11 +199,13 @@ class RouteProvider(Provider):
         self, model: str, request: v1.GenerateRequest, call: Call
     ) -> v1.GenerateResponse:
         """See `Provider.generate`."""
-        return await self._whole(lambda t: t.provider.generate(t.model, request, call), call)
+        return await self._whole(
+            lambda t: t.provider.generate(t.model, request, call), request, call
+        )
 
     async def embed(self, model: str, request: v1.EmbedRequest, call: Call) -> v1.EmbedResponse:
         """See `Provider.embed`."""
-        return await self._whole(lambda t: t.provider.embed(t.model, request, call), call)
+        return await self._whole(lambda t: t.provider.embed(t.model, request, call), request, call)
 
     async def list_models(self, call: Call) -> Sequence[v1.Model]:
         """The route itself, as far as it is known without asking."""
@@ -238,12 +242,17 @@ class RouteProvider(Provider):
             state_message="" if usable else "all targets have failed; see their circuits",
         )
 
-    async def _whole(self, ask: Callable[[Target], Awaitable[Answer]], call: Call) -> Answer:
+    async def _whole(
+        self, ask: Callable[[Target], Awaitable[Answer]], request: limits.Request, call: Call
+    ) -> Answer:
         trial = _Trial(self)
         for target, policy in trial.candidates():
             try:
                 with target.asked(call):
-                    answer = await retry.unary(policy, partial(ask, target), call.remaining)
+                    once = limits.whole(
+                        target.provider.limiter, call, request, partial(ask, target)
+                    )
+                    answer = await retry.unary(policy, once, call.remaining)
             except Failure as failure:
                 if not trial.goes_on(failure, target):
                     raise
@@ -298,7 +307,10 @@ async def _events(
     target: Target, policy: RetryPolicy, request: v1.GenerateRequest, call: Call
 ) -> Events:
     """A target's events, ``started`` only once something follows; fails where they just end."""
-    ask = partial(target.provider.stream, target.model, request, call)
+    provider = target.provider
+    ask = limits.stream(
+        provider.limiter, call, request, partial(provider.stream, target.model, request, call)
+    )
     started: v1.StreamGenerateResponse | None = None
     completed = False
     async with aclosing(retry.stream(policy, ask, call.remaining)) as events:

@@ -48,6 +48,15 @@ class Router:
         aliases: Mapping[str, str] | None = None,
         routes: Iterable[Provider] = (),
     ) -> None:
+        self.replace(providers, aliases, routes)
+
+    def replace(
+        self,
+        providers: Iterable[Provider],
+        aliases: Mapping[str, str] | None = None,
+        routes: Iterable[Provider] = (),
+    ) -> None:
+        """Know these from now on, instead of those before."""
         self.routes: Mapping[str, Provider] = {route.name: route for route in routes}
         self.providers: Mapping[str, Provider] = {p.name: p for p in providers}
         self.catalog = Catalog(self.providers.values())

@@ -1,4 +1,4 @@
-"""The services: validate → route → let the provider answer.
+"""The services: validate → route → may this caller? → let the provider answer, within limits.
 
 No vendor, no process and no configuration is known here; what is the same for all calls (log
 line, status, shutdown) is the gate's.
@@ -6,16 +6,17 @@ line, status, shutdown) is the gate's.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
 import grpc
 from penstock import v1
 
-from penstock_server import retry, telemetry, validation
+from penstock_server import limits, retry, telemetry, validation
 from penstock_server.errors import Failure, Violation
 from penstock_server.interceptor import current_call
+from penstock_server.policy import current_caller
 from penstock_server.providers import Call, Provider
 from penstock_server.routing import Route, Router
 
@@ -33,8 +34,8 @@ class GenerationService(v1.GenerationServiceServicer):
         _check(validation.generate_request(request))
         call = current_call.get()
         provider, model = await _route(self._router, request.model, call)
-        response = await retry.unary(
-            provider.retry, lambda: provider.generate(model, request, call), call.remaining
+        response = await _within_limits(
+            provider, call, request, lambda: provider.generate(model, request, call)
         )
         _note_answer(response)
         return response
@@ -49,10 +50,16 @@ class GenerationService(v1.GenerationServiceServicer):
         _check(validation.generate_request(inner, "request."))
         call = current_call.get()
         provider, model = await _route(self._router, inner.model, call)
-        answers = retry.stream(
-            provider.retry, lambda: provider.stream(model, inner, call), call.remaining
+        ask = limits.stream(
+            provider.limiter, call, inner, lambda: provider.stream(model, inner, call)
         )
-        async with aclosing(answers) as events:
+        patiently = limits.stream(
+            current_caller.get().limiter,
+            call,
+            inner,
+            lambda: retry.stream(provider.retry, ask, call.remaining),
+        )
+        async with aclosing(patiently()) as events:
             async for event in events:
                 yield event
                 if event.HasField("completed"):
@@ -80,7 +87,11 @@ class ModelService(v1.ModelServiceServicer):
             if request.provider
             else [*self._router.providers.values(), *self._router.routes.values()]
         )
-        return await self._router.catalog.list_models(providers, current_call.get())
+        found = await self._router.catalog.list_models(providers, current_call.get())
+        policy = current_caller.get().policy
+        models = [one for one in found.models if policy.allows(one.name)]
+        failures = [one for one in found.failures if policy.sees(one.provider)]
+        return v1.ListModelsResponse(models=models, failures=failures)
 
     async def GetModel(self, request: v1.GetModelRequest, context: Context) -> v1.GetModelResponse:
         """Describe one model."""
@@ -95,7 +106,7 @@ class ModelService(v1.ModelServiceServicer):
         self, request: v1.LoadModelRequest, context: Context
     ) -> AsyncIterator[v1.LoadModelResponse]:
         """Bring a model into memory, reporting progress."""
-        provider, model = await self._find(request.model)
+        provider, model = await self._find(request.model, "LoadModel")
         async with aclosing(provider.load_model(model, current_call.get())) as steps:
             async for step in steps:
                 yield step
@@ -104,20 +115,22 @@ class ModelService(v1.ModelServiceServicer):
         self, request: v1.UnloadModelRequest, context: Context
     ) -> v1.UnloadModelResponse:
         """Free a model's memory."""
-        provider, model = await self._find(request.model)
+        provider, model = await self._find(request.model, "UnloadModel")
         return v1.UnloadModelResponse(model=await provider.unload_model(model, current_call.get()))
 
     async def PullModel(
         self, request: v1.PullModelRequest, context: Context
     ) -> AsyncIterator[v1.PullModelResponse]:
         """Have a provider fetch a model, reporting progress."""
-        provider, model = await self._find(request.model)
+        provider, model = await self._find(request.model, "PullModel")
         async with aclosing(provider.pull_model(model, current_call.get())) as steps:
             async for step in steps:
                 yield step
 
-    async def _find(self, name: str) -> Route:
+    async def _find(self, name: str, to_manage: str = "") -> Route:
         _check(validation.model_name(name))
+        if to_manage:
+            current_caller.get().check_manage(to_manage)
         return await _route(self._router, name, current_call.get())
 
 
@@ -132,8 +145,8 @@ class EmbeddingService(v1.EmbeddingServiceServicer):
         _check(validation.embed_request(request))
         call = current_call.get()
         provider, model = await _route(self._router, request.model, call)
-        return await retry.unary(
-            provider.retry, lambda: provider.embed(model, request, call), call.remaining
+        return await _within_limits(
+            provider, call, request, lambda: provider.embed(model, request, call)
         )
 
 
@@ -148,7 +161,27 @@ async def _route(router: Router, name: str, call: Call) -> Route:
     route = await router.route(name, call)
     if route.name != name:
         telemetry.note(routed=route.name)
+    current_caller.get().check_model(name, route.name)
     return route
+
+
+async def _within_limits(
+    provider: Provider,
+    call: Call,
+    request: limits.Request,
+    ask: Callable[[], Awaitable[limits.Answer]],
+) -> limits.Answer:
+    """Ask, as patiently as the provider's retry policy says.
+
+    The caller's limits are for the whole of it, the provider's for each attempt.
+    """
+    once = limits.whole(provider.limiter, call, request, ask)
+    return await limits.whole(
+        current_caller.get().limiter,
+        call,
+        request,
+        lambda: retry.unary(provider.retry, once, call.remaining),
+    )()
 
 
 def _note_answer(response: v1.GenerateResponse) -> None:

@@ -31,7 +31,10 @@ def test_defaults_need_nothing() -> None:
 
 def test_flags_win_over_environment_wins_over_file(tmp_path: Path) -> None:
     file = tmp_path / "penstock.toml"  # found by its name
-    file.write_text('listen = ["a:1"]\n[shutdown]\ndrain = 1\nnotice = 1\n[log]\nlevel = "debug"\n')
+    file.write_text(
+        'insecure = true\nlisten = ["a:1"]\n[shutdown]\ndrain = 1\nnotice = 1\n'
+        '[log]\nlevel = "debug"\n'
+    )
     settings = load(
         "--set",
         "shutdown.drain=3",

@@ -17,7 +17,7 @@ from penstock.errors import PenstockError, from_rpc_error
 from penstock_server.circuit import Circuit, CircuitPolicy, State
 from penstock_server.config import ConfigError, GatewayConfig
 from penstock_server.errors import Failure
-from penstock_server.gateway import make_providers, make_routes
+from penstock_server.gateway import Gateway
 from penstock_server.providers import Call, Events
 from penstock_server.route_settings import DEFAULT_FALLBACKS
 from penstock_server.routes import REASONS, RouteProvider, Target
@@ -350,7 +350,9 @@ def test_routes_of_a_configuration() -> None:
             },
         }
     )
-    fast, other = make_routes(config, make_providers(config, {}))
+    fast, other = (
+        one for one in Gateway({}).assemble(config).routes if isinstance(one, RouteProvider)
+    )
     assert [(t.name, t.weight) for t in fast.targets] == [("ollama/a", 1), ("lmstudio/b", 3)]
     assert fast.fallbacks == REASONS["unavailable"] | REASONS["unsupported"]
     assert [t.name for t in other.targets] == ["ollama/a", "ollama/b:7b"]
@@ -367,5 +369,5 @@ def test_routes_of_a_configuration() -> None:
 def test_routes_that_lead_nowhere_are_refused_at_the_start(routes: Any, said: str) -> None:
     config = GatewayConfig.model_validate({**SETTINGS, "routes": routes})
     with pytest.raises(ConfigError) as caught:
-        make_routes(config, make_providers(config, {}))
+        Gateway({}).assemble(config)
     assert said in str(caught.value)

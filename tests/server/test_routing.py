@@ -10,7 +10,7 @@ from penstock import v1
 from penstock_server import catalog
 from penstock_server.config import ConfigError, GatewayConfig
 from penstock_server.errors import Failure
-from penstock_server.gateway import make_providers
+from penstock_server.gateway import Gateway
 from penstock_server.providers import Call
 from penstock_server.routing import Router
 
@@ -128,4 +128,4 @@ def test_aliases_that_lead_nowhere_are_refused_at_the_start(target: str) -> None
         {"providers": {"ollama": {"kind": "ollama"}}, "aliases": {"fast": target}}
     )
     with pytest.raises(ConfigError, match=r"aliases\.fast"):
-        make_providers(settings, {})
+        Gateway({}).assemble(settings)

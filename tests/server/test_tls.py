@@ -13,8 +13,11 @@ from typing import Any
 import penstock
 import pytest
 from penstock import TLSOptions
+from penstock_server.access_settings import AuthSettings
 from penstock_server.app import Server
 from penstock_server.config import ConfigError, ServerConfig
+from penstock_server.identity import Door
+from penstock_server.limits import Limits
 
 from tests.support.scripted import WORDS, ScriptedProvider
 
@@ -50,7 +53,8 @@ async def listening(
     tls: Mapping[str, str], *more: str
 ) -> AsyncIterator[tuple[ScriptedProvider, Server]]:
     provider = ScriptedProvider()
-    server = Server(config(tls, *more), [provider])
+    door = Door(AuthSettings(), {}, {}, Limits(), certificates="client_ca" in tls)
+    server = Server(config(tls, *more), [provider], door=door)
     await server.start()
     try:
         yield provider, server
@@ -92,7 +96,7 @@ async def test_callers_that_prove_themselves(files: Mapping[str, str], flavour: 
     tls = {**files, "client_ca": str(CERTIFICATES / "ca.pem")}
     async with listening(tls) as (provider, server):
         assert await asked(server, flavour, CLIENT, name="somebody else") == "".join(WORDS)
-        assert provider.calls[0].caller == "Penstock test client"
+        assert provider.calls[0].caller == "certificate:Penstock%20test%20client"
         with pytest.raises(penstock.ServiceUnavailableError):
             await asked(server, flavour, NAMELESS)
         assert len(provider.calls) == 1

@@ -14,6 +14,7 @@ from penstock import v1
 from penstock_server.app import Server
 from penstock_server.config import ServerConfig
 from penstock_server.errors import Failure
+from penstock_server.identity import Door
 from penstock_server.providers import Call, Events, HealthListener, Provider
 from penstock_server.providers.assembler import Assembler
 
@@ -116,12 +117,13 @@ async def serving(
     aliases: Mapping[str, str] | None = None,
     linked: bool = False,
     routes: Sequence[Provider] = (),
+    door: Door | None = None,
 ) -> AsyncIterator[tuple[Server, grpc.aio.Channel]]:
     """A real server on a free port, and a channel to it."""
     config = config or ServerConfig.model_validate(
         {"listen": ["127.0.0.1:0"], "shutdown": {"notice": 0, "drain": 1}}
     )
-    server = Server(config, providers, aliases=aliases, linked=linked, routes=routes)
+    server = Server(config, providers, aliases, linked, routes, door)
     await server.start()
     # The messages that tests send may be larger than any limit.
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]

@@ -218,6 +218,8 @@ BY_REASON: Mapping[ErrorReason.ValueType, type[PenstockError]] = {
     ErrorReason.ERROR_REASON_PROVIDER_RATE_LIMITED: RateLimitError,
     ErrorReason.ERROR_REASON_PROVIDER_QUOTA_EXHAUSTED: QuotaExhaustedError,
     ErrorReason.ERROR_REASON_OVERLOADED: RateLimitError,
+    ErrorReason.ERROR_REASON_LIMIT_EXCEEDED: RateLimitError,
+    ErrorReason.ERROR_REASON_IDENTITY_UNAVAILABLE: ServiceUnavailableError,
     ErrorReason.ERROR_REASON_PROVIDER_UNAVAILABLE: ProviderUnavailableError,
     ErrorReason.ERROR_REASON_SIDECAR_UNAVAILABLE: ProviderUnavailableError,
     ErrorReason.ERROR_REASON_SIDECAR_LOST: SidecarLostError,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from penstock_server import config, telemetry
 from penstock_server.app import run
+from penstock_server.assembly import Assembly
 from penstock_server.compute import WAITING, default_threads
 from penstock_server.local import survey
 from penstock_server.local.budget import Budget
@@ -122,7 +123,7 @@ class Command:
             settings = config.load(config.ServerConfig, args, os.environ, "PENSTOCK_SIDECAR_")
             self.recipes(args)  # so that what is wrong is said now
             telemetry.configure(settings.log)
-            return run(settings, lambda: [self.provider(args)], linked=True)
+            return run(settings, lambda: Assembly(providers=[self.provider(args)]), linked=True)
         except config.ConfigError as error:
             for line in str(error).splitlines():
                 print(f"{self.name}: {line}", file=sys.stderr)  # noqa: T201 # the command's answer

@@ -12,11 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from penstock import v1
 
 from penstock_server.errors import Failure
 from penstock_server.retry import NEVER, RetryPolicy
+
+if TYPE_CHECKING:
+    from penstock_server.limits import Limiter
 
 Events = AsyncGenerator[v1.StreamGenerateResponse, None]
 """The events of one answer. A generator, so that whoever reads it can close it."""
@@ -31,8 +35,8 @@ class Call:
 
     ``deadline`` is on `time.monotonic`'s clock, None where the caller set none. Providers need
     not enforce it (their task is cancelled when it passes), but pass it on and plan within it.
-    ``caller`` tells callers apart, so that they can take turns: a name that the caller gave itself
-    or an address, or empty. It proves nothing.
+    ``caller`` tells callers apart, so that they can take turns: who the caller is known to be, or
+    else, which proves nothing, a name that it gave itself or an address, or empty.
     """
 
     request_id: str
@@ -55,6 +59,9 @@ class Provider(ABC):
 
     retry: RetryPolicy = NEVER
     """What is tried again when it fails for a moment; by whoever asks the provider, not by it."""
+
+    limiter: Limiter | None = None
+    """How much it may be asked for; kept to by whoever asks it, too."""
 
     def __init__(self, name: str) -> None:
         self.name = name

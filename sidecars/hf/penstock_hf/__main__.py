@@ -64,7 +64,7 @@ COMMAND = Command(
     both_of_two=True,
     examples=(
         "--model models/tiny",
-        "--model big=Qwen/Qwen3-8B --device cuda --listen 0.0.0.0:50061",
+        "--model big=Qwen/Qwen3-8B --device cuda --listen 0.0.0.0:50061 --insecure",
     ),
 )
 

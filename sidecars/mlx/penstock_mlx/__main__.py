@@ -33,7 +33,7 @@ COMMAND = Command(
     devices=("cpu", "gpu"),
     examples=(
         "--model models/tiny",
-        "--model small=mlx-community/Qwen3-4B-4bit --listen 0.0.0.0:50061",
+        "--model small=mlx-community/Qwen3-4B-4bit --listen 0.0.0.0:50061 --insecure",
     ),
 )
 

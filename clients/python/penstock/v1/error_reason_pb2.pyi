@@ -162,6 +162,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
       {"reason": "CONTENT_REFUSED", "domain": "penstock",
        "metadata": {"provider": "azure", "upstream_status": "400"}}
     """
+    ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 22
+    """One of the gateway's own limits was reached: the caller's, the route's or
+    the provider's. RESOURCE_EXHAUSTED, with RetryInfo. The metadata says whose
+    limit it is, and which: "requests" or "tokens" in a time, or "concurrency".
+
+      {"reason": "LIMIT_EXCEEDED", "domain": "penstock",
+       "metadata": {"scope": "caller/reports", "limit": "requests", "allowed": "100/10s"}}
+    """
+    ERROR_REASON_IDENTITY_UNAVAILABLE: _ErrorReason.ValueType  # 23
+    """Who the caller is cannot be found out at the moment, as when the issuer's
+    keys cannot be fetched: UNAVAILABLE. Call again later.
+
+      {"reason": "IDENTITY_UNAVAILABLE", "domain": "penstock"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the registry of reasons for which calls fail.
@@ -320,5 +334,19 @@ reason is CONTENT_FILTER.)
 
   {"reason": "CONTENT_REFUSED", "domain": "penstock",
    "metadata": {"provider": "azure", "upstream_status": "400"}}
+"""
+ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 22
+"""One of the gateway's own limits was reached: the caller's, the route's or
+the provider's. RESOURCE_EXHAUSTED, with RetryInfo. The metadata says whose
+limit it is, and which: "requests" or "tokens" in a time, or "concurrency".
+
+  {"reason": "LIMIT_EXCEEDED", "domain": "penstock",
+   "metadata": {"scope": "caller/reports", "limit": "requests", "allowed": "100/10s"}}
+"""
+ERROR_REASON_IDENTITY_UNAVAILABLE: ErrorReason.ValueType  # 23
+"""Who the caller is cannot be found out at the moment, as when the issuer's
+keys cannot be fetched: UNAVAILABLE. Call again later.
+
+  {"reason": "IDENTITY_UNAVAILABLE", "domain": "penstock"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
