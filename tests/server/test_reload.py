@@ -183,7 +183,8 @@ def test_a_hundred_changes_under_load(
     for thread in threads:
         thread.join()
     report(
-        f"{number} changes, {done} calls meanwhile, {len(failed)} failed; {before} → {descriptors()} descriptors"
+        f"{number} changes, {done} calls meanwhile, {len(failed)} failed; "
+        f"{before} → {descriptors()} descriptors"
     )
     assert not failed
     configured.change(configured.local, configured.ollama)
