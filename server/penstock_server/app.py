@@ -31,6 +31,7 @@ from penstock_server.config import ServerConfig
 from penstock_server.health import SERVICES, HealthBoard
 from penstock_server.identity import Door
 from penstock_server.interceptor import Gate
+from penstock_server.limits.rates import Ledger
 from penstock_server.link import LinkService
 from penstock_server.providers import Provider
 from penstock_server.providers.link import LARGEST
@@ -104,7 +105,9 @@ class Server:
         linked: bool = False,
         routes: Sequence[Provider] = (),
         door: Door | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
+        self._ledger = ledger
         self._config = config
         self._providers = providers
         self._credentials = Certificates(config.tls).credentials() if config.tls.cert else None
@@ -150,13 +153,19 @@ class Server:
             await provider.start(self.health.listener(provider))
         self._router.replace(new, assembly.aliases, assembly.routes)
         self.gate.door = assembly.door
-        leaving = asyncio.create_task(self._let_go(_without(old, new)))
+        ledger, self._ledger = self._ledger, assembly.ledger
+        gone = _without(old, new)
+        leaving = asyncio.create_task(
+            self._let_go(gone, None if ledger is self._ledger else ledger)
+        )
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
 
-    async def _let_go(self, providers: Sequence[Provider]) -> None:
+    async def _let_go(self, providers: Sequence[Provider], ledger: Ledger | None) -> None:
         await self.gate.ended()
         await asyncio.gather(*(provider.close() for provider in providers))
+        if ledger is not None:
+            await ledger.close()
 
     def hurry(self) -> None:
         """Skip the waiting in `stop`."""
@@ -177,7 +186,7 @@ class Server:
             self._link.close()
         await self._grpc.stop(_LAST_WORDS)
         await asyncio.gather(*self._leaving)
-        await asyncio.gather(*(provider.close() for provider in self._providers))
+        await self._let_go(self._providers, self._ledger)
         for address in self.addresses:
             _unlink_socket(address)
 
@@ -243,6 +252,7 @@ def run(
             linked=linked,
             routes=made.routes,
             door=made.door,
+            ledger=made.ledger,
         )
 
     _warn_of_strangers(config)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from penstock_server.identity import Door
+from penstock_server.limits.rates import Ledger
 from penstock_server.providers import Provider
 
 
@@ -25,3 +26,5 @@ class Assembly:
     """Providers that each stand for what has their name."""
     door: Door | None = None
     """Knows callers; None: everybody may do everything."""
+    ledger: Ledger | None = None
+    """What counts for the limits."""

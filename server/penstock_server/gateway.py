@@ -112,6 +112,7 @@ class Gateway:
             aliases=config.aliases,
             routes=self._routes(config, providers),
             door=self._door(config),
+            ledger=self._limits.ledger,
         )
 
     def _provider(

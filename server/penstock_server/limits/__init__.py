@@ -1,8 +1,8 @@
 """Limits: how much a provider, a route and each caller may be asked for, all at the door.
 
 What is too much is refused at once, as LIMIT_EXCEEDED with the time after which it would not be;
-nothing waits but in a bounded queue. Rates are kept by a ledger (``rates``, ``shared``), how many
-run at a time by a `Bulkhead`, in this process.
+nothing waits but in a bounded queue. How many run at a time is a `Bulkhead`'s business; rates are
+kept by a ledger (``rates``), which several gateways may share, and their places too (``shared``).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from penstock import v1
 
 from penstock_server.errors import Failure
 from penstock_server.limit_settings import CallLimits
-from penstock_server.limits.bulkhead import Bulkhead, Full, Ticket
-from penstock_server.limits.rates import Asked, Ledger, LocalLedger, Refused, Taken
+from penstock_server.limits.bulkhead import Bulkhead, Full
+from penstock_server.limits.rates import Asked, Ledger, LocalLedger, NoPlace, Refused, Taken
 from penstock_server.providers import Call, Events
 
 Request = v1.GenerateRequest | v1.EmbedRequest
@@ -27,6 +27,9 @@ _BYTES_PER_TOKEN = 4
 
 _FEW = 1_000
 """Below so many limiters, none is forgotten."""
+
+_LONGEST_WAIT = 30.0
+"""How many seconds a call waits at most for a place that another gateway's call has."""
 
 _UNKNOWN_WAIT = 1.0
 """What is told where nobody knows after how many seconds there is room."""
@@ -62,13 +65,7 @@ class Limiter:
 
         What is told as used until the end replaces what was thought at the beginning.
         """
-        ticket: Ticket | None = None
-        if self.bulkhead is not None:
-            try:
-                ticket = await self.bulkhead.enter(call.caller, call.remaining())
-            except Full as full:
-                raise self._full(full) from None
-        try:
+        async with self._placed(call):
             asked = self._asked(request)
             taken = await self._take(asked)
             used = Used()
@@ -78,9 +75,38 @@ class Limiter:
                 if taken is not None and self.settings.tokens and used.tokens is not None:
                     amounts = [used.tokens if one.kind == "tokens" else one.amount for one in asked]
                     await self._ledger.correct(self.scope, asked, taken, amounts)
+
+    @asynccontextmanager
+    async def _placed(self, call: Call) -> AsyncIterator[None]:
+        """Around a call that has found its place, first here and then among the gateways."""
+        bulkhead = self.bulkhead
+        if bulkhead is None:
+            yield
+            return
+        try:
+            ticket = await bulkhead.enter(call.caller, call.remaining())
+        except Full as full:
+            raise self._full(full, full.wait) from None
+        try:
+            lease = await self._ledger.lease(self.scope, bulkhead.concurrency, self._patience(call))
+            try:
+                yield
+            finally:
+                if lease is not None:
+                    lease.leave()
+        except NoPlace as full:
+            raise self._full(full) from None
         finally:
-            if ticket is not None and self.bulkhead is not None:
-                self.bulkhead.leave(ticket)
+            bulkhead.leave(ticket)
+
+    def _patience(self, call: Call) -> float:
+        """How long a call may wait for a place that another gateway's call has, in seconds.
+
+        Who may not wait here, may not there.
+        """
+        remaining = call.remaining()
+        longest = _LONGEST_WAIT if self.settings.queue else 0.0
+        return longest if remaining is None else min(longest, remaining)
 
     def _asked(self, request: Request) -> list[Asked]:
         settings = self.settings
@@ -111,12 +137,12 @@ class Limiter:
             allowed=str(rate),
         )
 
-    def _full(self, full: Full) -> Failure:
+    def _full(self, full: Full | NoPlace, wait: float | None = None) -> Failure:
         return Failure(
             v1.ERROR_REASON_LIMIT_EXCEEDED,
             f"the limit of {self.scope} is reached: {self.settings.concurrency:,} calls at a time, "
             f"and {self.settings.queue:,} waiting ({full}); try again later",
-            retry_delay=_UNKNOWN_WAIT if full.wait is None else full.wait,
+            retry_delay=_UNKNOWN_WAIT if wait is None else wait,
             scope=self.scope,
             limit="concurrency",
             allowed=str(self.settings.concurrency),

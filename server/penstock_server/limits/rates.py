@@ -57,8 +57,26 @@ class Ledger(Protocol):
     ) -> None:
         """It was so much in truth, for each of them; which may be more than any rate allows."""
 
+    async def lease(self, scope: str, most: int, patience: float) -> Lease | None:
+        """One of ``most`` places that all who share the ledger have together.
+
+        None where nobody shares it: then its `Bulkhead` says all. Raises `NoPlace` where none is
+        free within ``patience`` seconds.
+        """
+
     async def close(self) -> None:
         """Let go of everything."""
+
+
+class Lease(Protocol):
+    """A place among several gateways; taken back by itself if this one dies."""
+
+    def leave(self) -> None:
+        """Give it back."""
+
+
+class NoPlace(Exception):
+    """All places are taken."""
 
 
 class Window:
@@ -158,6 +176,9 @@ class LocalLedger:
         for window, one, slot, amount in zip(windows, asked, taken.slots, amounts, strict=True):
             if amount != one.amount:
                 window.correct(slot, amount - one.amount, now)
+
+    async def lease(self, scope: str, most: int, patience: float) -> None:
+        """See `Ledger.lease`: nobody shares this one."""
 
     async def close(self) -> None:
         """See `Ledger.close`."""

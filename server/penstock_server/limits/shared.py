@@ -1,89 +1,42 @@
-"""Rates that several gateways share: the same books as in ``rates``, kept in Redis.
+"""Limits that several gateways share: the same books as in ``rates``, kept in Redis.
 
 One script looks and counts at once, so what is let through is exact however many gateways there
 are. Time is Redis' own. A scope's keys have its name in braces, so that a cluster keeps them
-together. Keys expire when they say nothing any more.
+together. Keys expire when they say nothing any more, and so do the places that calls hold, unless
+their gateway says again and again that it is there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from penstock import v1
 
 from penstock_server.errors import Failure
 from penstock_server.limit_settings import RedisSettings
-from penstock_server.limits.rates import SLOTS, Asked, LocalLedger, Refused, Taken
+from penstock_server.limits import scripts
+from penstock_server.limits.rates import Asked, LocalLedger, NoPlace, Refused, Taken
 from penstock_server.telemetry import log
 
-# Each key is a hash: a slot's number → how much is counted in it. For each of them, ARGV has the
-# window's length in microseconds, what is allowed, and what is asked for.
-_TAKE = f"""
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local worst, wait = 0, 0
-for i, key in ipairs(KEYS) do
-  local window, allowed, amount = tonumber(ARGV[3*i-2]), tonumber(ARGV[3*i-1]), tonumber(ARGV[3*i])
-  local width = window / {SLOTS}
-  local held, total, slots = redis.call('HGETALL', key), 0, {{}}
-  for j = 1, #held, 2 do
-    local number, count = tonumber(held[j]), tonumber(held[j+1])
-    if (number + 1) * width + window <= now then
-      redis.call('HDEL', key, held[j])
-    else
-      total = total + count
-      slots[#slots+1] = {{number, count}}
-    end
-  end
-  local excess = total + math.min(amount, allowed) - allowed
-  if excess > 0 then
-    table.sort(slots, function(a, b) return a[1] < b[1] end)
-    local until_ = window
-    for _, slot in ipairs(slots) do
-      excess = excess - slot[2]
-      if excess <= 0 then
-        until_ = (slot[1] + 1) * width + window - now
-        break
-      end
-    end
-    if until_ > wait then worst, wait = i, until_ end
-  end
-end
-if worst > 0 then return {{worst, math.max(math.ceil(wait), 1000)}} end
-local answer = {{0}}
-for i, key in ipairs(KEYS) do
-  local window = tonumber(ARGV[3*i-2])
-  local number = math.floor(now / (window / {SLOTS}))
-  redis.call('HINCRBY', key, string.format('%d', number), ARGV[3*i])
-  redis.call('PEXPIRE', key, math.ceil(window * 1.1 / 1000) + 1000)
-  answer[i+1] = number
-end
-return answer
-"""
+_HELD = 15.0
+"""For how many seconds a place stays taken after its gateway has last been heard of."""
 
-# ARGV has the window's length, the slot and the change. A slot that is gone takes no refund.
-_CORRECT = f"""
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-for i, key in ipairs(KEYS) do
-  local window, number, change = tonumber(ARGV[3*i-2]), ARGV[3*i-1], tonumber(ARGV[3*i])
-  if change > 0 and redis.call('HEXISTS', key, number) == 0 then
-    number = string.format('%d', math.floor(now / (window / {SLOTS})))
-  end
-  if change > 0 or redis.call('HEXISTS', key, number) == 1 then
-    redis.call('HINCRBY', key, number, ARGV[3*i])
-    redis.call('PEXPIRE', key, math.ceil(window * 1.1 / 1000) + 1000)
-  end
-end
-return 0
-"""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
+"""Between two looks for a free place, in seconds; doubled each time."""
 
 # While Redis does not answer, calls do not each wait for it: one asks again after so many seconds.
 _PAUSE = 1.0
+
+
+class _TakenAlone(Taken):
+    """What was counted here, while Redis did not answer."""
 
 
 class SharedLedger:
@@ -109,8 +62,13 @@ class SharedLedger:
             socket_connect_timeout=settings.timeout,
             decode_responses=True,
         )
-        self._take = self._redis.register_script(_TAKE)
-        self._correct = self._redis.register_script(_CORRECT)
+        self._take = self._redis.register_script(scripts.TAKE)
+        self._correct = self._redis.register_script(scripts.CORRECT)
+        self._enter = self._redis.register_script(scripts.ENTER)
+        self._renew = self._redis.register_script(scripts.RENEW)
+        self._held: dict[str, set[str]] = {}  # key → the places that are ours
+        self._renewing: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
         self._alone = LocalLedger()
         self._lost_until = 0.0
         self._lost = False
@@ -120,11 +78,12 @@ class SharedLedger:
         arguments: list[int] = []
         for one in asked:
             arguments += (round(one.rate.seconds * 1e6), one.rate.amount, one.amount)
-        answer = await self._ask(self._take, scope, asked, arguments)
+        answer = await self._ask(self._take, self._keys(scope, asked), arguments)
         if answer is None:
             if self._settings.when_lost == "refuse":
                 raise _lost(scope)
-            return await self._alone.take(scope, asked)
+            alone = await self._alone.take(scope, asked)
+            return _TakenAlone(alone.slots) if isinstance(alone, Taken) else alone
         worst, *rest = answer
         if worst:
             return Refused(asked[worst - 1], rest[0] / 1e6)
@@ -134,26 +93,82 @@ class SharedLedger:
         self, scope: str, asked: Sequence[Asked], taken: Taken, amounts: Sequence[int]
     ) -> None:
         """See `Ledger.correct`."""
+        if isinstance(taken, _TakenAlone):
+            await self._alone.correct(scope, asked, taken, amounts)
+            return
         changes = [amount - one.amount for amount, one in zip(amounts, asked, strict=True)]
         if not any(changes):
             return
         arguments: list[int] = []
         for one, slot, change in zip(asked, taken.slots, changes, strict=True):
             arguments += (round(one.rate.seconds * 1e6), slot, change)
-        await self._ask(self._correct, scope, asked, arguments)
+        await self._ask(self._correct, self._keys(scope, asked), arguments)
+
+    async def lease(self, scope: str, most: int, patience: float) -> _Place | None:
+        """See `Ledger.lease`."""
+        key = f"{self._settings.prefix}{{{scope}}}:places"
+        place = _Place(self, key, secrets.token_hex(8))
+        until = time.monotonic() + patience
+        pause = _FIRST_PAUSE
+        while True:
+            arguments: list[int | str] = [most, round(_HELD * 1e6), place.name]
+            try:
+                answer: Any = await self._ask(self._enter, [key], arguments)
+            except asyncio.CancelledError:
+                place.leave()  # whatever Redis has done of it
+                raise
+            if answer is None:
+                if self._settings.when_lost == "refuse":
+                    raise _lost(scope)
+                return None
+            if answer:
+                self._held.setdefault(key, set()).add(place.name)
+                if self._renewing is None:
+                    self._renewing = asyncio.create_task(self._keep())
+                return place
+            if time.monotonic() + pause > until:
+                raise NoPlace("the gateways together have no place left")
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def leave(self, key: str, name: str) -> None:
+        """Give a place back; Redis is told in the background."""
+        held = self._held.get(key, set())
+        held.discard(name)
+        if not held:
+            self._held.pop(key, None)
+        task = asyncio.create_task(self._give_back(key, name))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     async def close(self) -> None:
         """See `Ledger.close`."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+        await asyncio.gather(*self._leaving)
         await self._redis.aclose()
 
+    async def _give_back(self, key: str, name: str) -> None:
+        with suppress(*self._errors):  # otherwise it is free when its time is over
+            await self._redis.zrem(key, name)
+
+    async def _keep(self) -> None:
+        """Say now and then which places are still held."""
+        while True:
+            await asyncio.sleep(_HELD / 3)
+            for key, names in list(self._held.items()):
+                await self._ask(self._renew, [key], [round(_HELD * 1e6), *names])
+
+    def _keys(self, scope: str, asked: Sequence[Asked]) -> list[str]:
+        return [f"{self._settings.prefix}{{{scope}}}:{one.kind}:{one.rate}" for one in asked]
+
     async def _ask(
-        self, script: Any, scope: str, asked: Sequence[Asked], arguments: Sequence[int]
+        self, script: Any, keys: Sequence[str], arguments: Sequence[int | str]
     ) -> list[int] | None:
         """What a script says; None where Redis is not there."""
         if self._lost and time.monotonic() < self._lost_until:
             return None
         self._lost_until = time.monotonic() + _PAUSE  # the others do not wait for it meanwhile
-        keys = [f"{self._settings.prefix}{{{scope}}}:{one.kind}:{one.rate}" for one in asked]
         try:
             async with asyncio.timeout(self._settings.timeout):
                 answer = await script(keys=keys, args=arguments)
@@ -172,6 +187,19 @@ class SharedLedger:
             self._lost = False
             log(logging.INFO, "the shared limits' Redis answers again")
         return cast(list[int], answer)
+
+
+class _Place:
+    """A place that a call holds among several gateways; see `Lease`."""
+
+    def __init__(self, ledger: SharedLedger, key: str, name: str) -> None:
+        self.name = name
+        self._ledger = ledger
+        self._key = key
+
+    def leave(self) -> None:
+        """See `Lease.leave`."""
+        self._ledger.leave(self._key, self.name)
 
 
 def _lost(scope: str) -> Failure:
