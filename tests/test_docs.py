@@ -25,6 +25,8 @@ PAGES = [
     "sidecars/mlx/README.md",
     "docs/local-models.md",
     "docs/async-guide.md",
+    "docs/operations.md",
+    "docs/security.md",
     "examples/README.md",
 ]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
