@@ -193,6 +193,14 @@ def test_penalties_and_biases_change_scores_as_defined() -> None:
     torch.testing.assert_close(changed, expected)
 
 
+@pytest.mark.parametrize("penalty", [5e-324, 1e-40, 1e-6])
+@pytest.mark.parametrize("temperature", [0, 1e-3, 1])
+def test_the_least_penalty_leaves_numbers(penalty: float, temperature: float) -> None:
+    one = row(prompt=range(VOCABULARY), temperature=temperature, repetition_penalty=penalty)
+    best = int(SCORES.argmax())
+    assert tokens(SCORES, one, 3) == [best] * 3
+
+
 def test_a_row_of_no_numbers_fails_alone() -> None:
     scores = SCORES.repeat(4, 1)
     scores[1, 7] = math.nan

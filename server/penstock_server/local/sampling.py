@@ -18,6 +18,9 @@ from penstock import v1
 # numbers.
 _COLDEST = 1e-4
 
+# A repetition penalty below this wants repeated tokens only, whatever it is; dividing by it, too.
+_LEAST_PENALTY = 1e-4
+
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
@@ -111,7 +114,7 @@ class SamplingParams:
         self.top_p = value("top_p")
         self.top_k = int(value("top_k"))
         self.min_p = value("min_p")
-        self.repetition_penalty = value("repetition_penalty")
+        self.repetition_penalty = max(value("repetition_penalty"), _LEAST_PENALTY)
         self.presence = sampling.presence_penalty
         self.frequency = sampling.frequency_penalty
         self.bias = dict(sampling.logit_bias)
