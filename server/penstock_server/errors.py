@@ -49,11 +49,14 @@ STATUS: Mapping[v1.ErrorReason.ValueType, grpc.StatusCode] = {
     v1.ERROR_REASON_INTERNAL_ERROR: grpc.StatusCode.INTERNAL,
 }
 
-# gRPC allows 16 KB of trailers in all, and a status's text travels twice, once as it is and once
-# inside the details: longer texts would replace the error by "trailers too large".
+# gRPC allows 8 KB of trailers in all, and a status's text travels twice, once percent-encoded and
+# once inside the details: longer texts would replace the error by "trailers too large". In bytes.
 MAX_TEXT = 2_000
 MAX_VIOLATIONS = 32
 MAX_METADATA_VALUE = 256
+
+_ESCAPED = 3
+"""How many bytes percent-encoding makes of one that is not printable ASCII."""
 
 
 class Violation(NamedTuple):
@@ -92,7 +95,7 @@ class Failure(Exception):
     ) -> None:
         super().__init__(message)
         self.reason = reason
-        self.message = message
+        self.message = _shorten(message, MAX_TEXT, _ESCAPED)
         self.violations = tuple(violations)
         self.retry_delay = retry_delay
         self.passing = passing
@@ -122,7 +125,8 @@ class Failure(Exception):
     @classmethod
     def invalid(cls, violations: Sequence[Violation]) -> Failure:
         """INVALID_REQUEST that names every wrong field, in its message too."""
-        message = "; ".join(f"{v.field}: {v.description}" for v in violations)
+        told = violations[:MAX_VIOLATIONS]
+        message = "; ".join(f"{v.field}: {v.description}" for v in told)
         return cls(v1.ERROR_REASON_INVALID_REQUEST, message, violations=violations)
 
     @classmethod
@@ -161,7 +165,7 @@ def to_status(failure: Failure, **metadata: str) -> Status:
         details.append(retry)
     if failure.violations:
         details.append(_bad_request(failure.violations))
-    status = Status(code=failure.code.value[0], message=_shorten(failure.message, MAX_TEXT))
+    status = Status(code=failure.code.value[0], message=failure.message)
     for detail in details:
         packed = Any()
         packed.Pack(detail)
@@ -173,15 +177,28 @@ def _bad_request(violations: Sequence[Violation]) -> BadRequest:
     bad_request = BadRequest()
     budget = MAX_TEXT
     for violation in violations[:MAX_VIOLATIONS]:
+        field = _shorten(violation.field, 200)
         description = _shorten(violation.description, 400)
-        budget -= len(violation.field) + len(description)
+        budget -= len(field.encode()) + len(description.encode())
         if budget < 0:
             break
-        bad_request.field_violations.add(
-            field=_shorten(violation.field, 200), description=description
-        )
+        bad_request.field_violations.add(field=field, description=description)
     return bad_request
 
 
-def _shorten(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _shorten(text: str, limit: int, escaped: int = 1) -> str:
+    """``text`` in ``limit`` bytes of UTF-8, of which those beyond printable ASCII count ``escaped``.
+
+    What is no text at all (half a surrogate pair, from somebody's JSON) becomes "?".
+    """
+    raw = text[: limit + 1].encode("utf-8", "replace")
+    if len(raw) * escaped <= limit:
+        return raw.decode()
+    room = used = 0
+    for place, byte in enumerate(raw, 1):
+        used += 1 if 0x20 <= byte < 0x7F and byte != 0x25 else escaped
+        if used <= limit - len("…".encode()) * escaped:
+            room = place
+        elif used > limit:
+            return raw[:room].decode("utf-8", "ignore") + "…"
+    return raw.decode()

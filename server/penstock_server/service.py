@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
+from itertools import islice
 from typing import Any
 
 import grpc
 from penstock import v1
 
 from penstock_server import limits, retry, telemetry, validation
-from penstock_server.errors import Failure, Violation
+from penstock_server.errors import MAX_VIOLATIONS, Failure, Violation
 from penstock_server.interceptor import current_call
 from penstock_server.policy import current_caller
 from penstock_server.providers import Call, Provider
@@ -82,6 +83,7 @@ class ModelService(v1.ModelServiceServicer):
         self, request: v1.ListModelsRequest, context: Context
     ) -> v1.ListModelsResponse:
         """Ask all providers at once; who fails is reported beside who answers."""
+        _check(validation.provider_name(request.provider))
         providers: Iterable[Provider] = (
             [self._router.provider(request.provider)]
             if request.provider
@@ -151,7 +153,7 @@ class EmbeddingService(v1.EmbeddingServiceServicer):
 
 
 def _check(violations: Iterable[Violation]) -> None:
-    found = list(violations)
+    found = list(islice(violations, MAX_VIOLATIONS))  # no more than that are told
     if found:
         raise Failure.invalid(found)
 

@@ -6,15 +6,12 @@ to refuse, with UNSUPPORTED_FEATURE.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
-from jsonschema.validators import validator_for
 from penstock import v1
 
+from penstock_server import schemas
 from penstock_server.errors import Violation
 
 # Field of Sampling -> the smallest and the largest value, and whether the smallest itself is out.
@@ -43,6 +40,9 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MEDIA_TYPE = re.compile(r"[a-z0-9.+-]+/[a-z0-9.+-]+", re.IGNORECASE)
 _URL = re.compile(r"(https?://|data:)\S+", re.IGNORECASE)
 
+MAX_NAME = 512
+MAX_SCHEMAS = 1024 * 1024
+"""How many characters all of a request's schemas may have: to check them takes time."""
 MAX_STOPS = 16
 MAX_TOP_LOGPROBS = 20
 MAX_LABELS = 16
@@ -53,8 +53,16 @@ def model_name(name: str, path: str = "") -> Iterator[Violation]:
     """What is wrong with a model's name."""
     if not name:
         yield Violation(f"{path}model", 'is required: "provider/model", such as "local/tiny"')
-    elif len(name) > 512:
-        yield Violation(f"{path}model", f"has {len(name)} characters; at most 512 are allowed")
+    elif len(name) > MAX_NAME:
+        yield Violation(
+            f"{path}model", f"has {len(name)} characters; at most {MAX_NAME} are allowed"
+        )
+
+
+def provider_name(name: str) -> Iterator[Violation]:
+    """What is wrong with a provider's name; none is all of them."""
+    if len(name) > MAX_NAME:
+        yield Violation("provider", f"has {len(name)} characters; at most {MAX_NAME} are allowed")
 
 
 def generate_request(request: v1.GenerateRequest, path: str = "") -> Iterator[Violation]:
@@ -63,6 +71,14 @@ def generate_request(request: v1.GenerateRequest, path: str = "") -> Iterator[Vi
     if not request.prompt and not request.messages:
         yield Violation(f"{path}prompt", "is required where messages is empty")
     yield from _messages(request.messages, path)
+    size = sum(len(tool.parameters) for tool in request.tools)
+    size += len(request.response_format.json_schema.schema)
+    if size > MAX_SCHEMAS:
+        yield Violation(
+            f"{path}tools", f"and response_format have schemas of {size:,} characters; "
+            f"at most {MAX_SCHEMAS:,} are allowed"
+        )
+        return
     yield from _tools(request, path)
     yield from _response_format(request.response_format, f"{path}response_format.")
     yield from _sampling(request.sampling, f"{path}sampling.")
@@ -225,21 +241,8 @@ def _response_format(form: v1.ResponseFormat, path: str) -> Iterator[Violation]:
 
 
 def _schema(text: str, path: str) -> Iterator[Violation]:
-    try:
-        schema = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        yield Violation(path, f"is not JSON: {error}")
-        return
-    if not isinstance(schema, dict):
-        yield Violation(path, "must be a JSON object that holds a JSON Schema")
-        return
-    try:
-        validator_for(schema, default=Draft202012Validator).check_schema(schema)
-    except SchemaError as error:
-        where = "".join(f"/{step}" for step in error.absolute_path) or "/"
-        yield Violation(path, f"is not a valid JSON Schema: at {where}: {error.message[:200]}")
-    except RecursionError:
-        yield Violation(path, "is nested too deeply")
+    if problem := schemas.problem(text):
+        yield Violation(path, problem)
 
 
 def _sampling(sampling: v1.Sampling, path: str) -> Iterator[Violation]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import string
+from base64 import b64encode
 from collections.abc import Iterable
+from urllib.parse import quote
 
 import pytest
 from google.protobuf import json_format
@@ -148,6 +151,7 @@ WRONG: list[tuple[dict[str, object], list[str]]] = [
             "sampling.logit_bias[5]",
         ],
     ),
+    ({**HI, "tools": [{"name": "f", "parameters": " " * 1_048_577}]}, ["tools"]),
     ({**HI, "sampling": {"stop": ["a"] * 17}}, ["sampling.stop"]),
     ({**HI, "sampling": {"temperature": "Infinity"}}, ["sampling.temperature"]),
     ({**HI, "thinking": {"effort": 77}}, ["thinking.effort"]),
@@ -208,8 +212,22 @@ def test_embeddings() -> None:
     assert not list(validation.embed_request(v1.EmbedRequest(model="p/m", inputs=["a"])))
 
 
-def test_even_a_thousand_wrong_fields_fit_into_the_trailers() -> None:
-    wrong = [Violation(f"messages[{n}].parts[0].image.media_type", "x" * 300) for n in range(1000)]
-    status = to_status(Failure.invalid(wrong), request_id="r" * 10_000)
-    # gRPC allows 16 KB, and the message travels twice.
-    assert len(status.SerializeToString()) + 2 * MAX_TEXT < 12_000
+def test_a_providers_name() -> None:
+    assert fields(validation.provider_name("p" * 513)) == ["provider"]
+    assert not list(validation.provider_name(""))
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "水", "\U0001f469", "\0", "%", "\ud800"])
+def test_even_a_thousand_wrong_fields_fit_into_the_trailers(letter: str) -> None:
+    place = f"messages[{letter * 50}].parts[0].image.media_type"
+    failure = Failure.invalid([Violation(place, letter * 300)] * 1000)
+    status = to_status(failure, request_id="r" * 10_000, model=letter * 512)
+    # gRPC allows 8 KB; the text travels twice, and what is not ASCII is percent-encoded.
+    assert len(quote(status.message, safe=string.printable)) <= MAX_TEXT
+    assert len(b64encode(status.SerializeToString())) + MAX_TEXT < 8_192
+    assert failure.message.endswith("…")
+
+
+def test_a_text_that_just_fits_is_left_alone() -> None:
+    for text in ("x" * MAX_TEXT, "水" * (MAX_TEXT // 9), "100 % é"):
+        assert Failure(v1.ERROR_REASON_INTERNAL_ERROR, text).message == text
