@@ -33,6 +33,7 @@ from penstock_server.identity import Door
 from penstock_server.interceptor import Gate
 from penstock_server.limits.rates import Ledger
 from penstock_server.link import LinkService
+from penstock_server.listener import BindError, Listener
 from penstock_server.providers import Provider
 from penstock_server.providers.link import LARGEST
 from penstock_server.providers.link import SERVICE as LINK
@@ -51,12 +52,10 @@ _HEADROOM = 1.25
 # Several small requests may come by a link as one message.
 _LEAST_RECEIVED = 4 * LARGEST
 
+_MOST_PENDING = 20_000
+
 # What remains after draining gets this long to hand out its last statuses, in seconds.
 _LAST_WORDS = 1.0
-
-
-class BindError(Exception):
-    """An address cannot be listened on."""
 
 
 def server_options(config: ServerConfig) -> list[tuple[str, int]]:
@@ -68,6 +67,10 @@ def server_options(config: ServerConfig) -> list[tuple[str, int]]:
             max(int(config.limits.max_message_bytes * _HEADROOM), _LEAST_RECEIVED),
         ),
         ("grpc.max_send_message_length", -1),  # an answer that was computed is worth sending
+        # Calls that nobody has looked at yet: beyond gRPC's default of 1,000 it cancels some of them
+        # by chance, so that one caller's flood would fall on the others.
+        ("grpc.server.max_pending_requests", _MOST_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _MOST_PENDING),
         # Two servers on one port would each get some of the connections: a mistake, not a feature.
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_time_ms", int(keepalive.interval * 1000)),
@@ -110,7 +113,6 @@ class Server:
         self._ledger = ledger
         self._config = config
         self._providers = providers
-        self._credentials = Certificates(config.tls).credentials() if config.tls.cert else None
         self._router = Router(providers, aliases, routes)
         self.health = HealthBoard(providers, also=[LINK] if linked else ())
         self.gate = Gate(config.limits.max_message_bytes, config.log.prompts, door)
@@ -118,25 +120,16 @@ class Server:
         self.addresses: list[str] = []
         self._generation = GenerationService(self._router)
         self._link = LinkService(self.gate, self._generation) if linked else None
-        self._grpc = grpc.aio.server(interceptors=[self.gate], options=server_options(config))
+        credentials = Certificates(config.tls).credentials() if config.tls.cert else None
+        self._listener = Listener(self._make, credentials)
         self._hurry = asyncio.Event()
 
     async def start(self) -> None:
         """Bind, take calls, and start the providers."""
-        router = self._router
-        v1.add_GenerationServiceServicer_to_server(self._generation, self._grpc)
-        v1.add_ModelServiceServicer_to_server(ModelService(router), self._grpc)
-        v1.add_EmbeddingServiceServicer_to_server(EmbeddingService(router), self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._grpc)
-        channelz.add_channelz_servicer(self._grpc)
-        names = [*SERVICES, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME]
-        if self._link is not None:
-            add_LinkServiceServicer_to_server(self._link, self._grpc)
-            names.append(LINK)
-        reflection.enable_server_reflection(names, self._grpc)
-        self.addresses = [self._bind(address) for address in self._config.listen]
+        await self._listener.start(self._config.listen)
+        self.addresses = self._listener.addresses
         await self.health.open()
-        await self._grpc.start()
+        await self._listener.serve()
         for provider in self._providers:
             await provider.start(self.health.listener(provider))
 
@@ -167,6 +160,21 @@ class Server:
         if ledger is not None:
             await ledger.close()
 
+    def _make(self) -> grpc.aio.Server:
+        """A gRPC server with all services."""
+        made = grpc.aio.server(interceptors=[self.gate], options=server_options(self._config))
+        v1.add_GenerationServiceServicer_to_server(self._generation, made)
+        v1.add_ModelServiceServicer_to_server(ModelService(self._router), made)
+        v1.add_EmbeddingServiceServicer_to_server(EmbeddingService(self._router), made)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, made)
+        channelz.add_channelz_servicer(made)
+        names = [*SERVICES, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME]
+        if self._link is not None:
+            add_LinkServiceServicer_to_server(self._link, made)
+            names.append(LINK)
+        reflection.enable_server_reflection(names, made)
+        return made
+
     def hurry(self) -> None:
         """Skip the waiting in `stop`."""
         self._hurry.set()
@@ -184,7 +192,7 @@ class Server:
             await self.gate.drained(_LAST_WORDS)
         if self._link is not None:
             self._link.close()
-        await self._grpc.stop(_LAST_WORDS)
+        await self._listener.stop(_LAST_WORDS)
         await asyncio.gather(*self._leaving)
         await self._let_go(self._providers, self._ledger)
         for address in self.addresses:
@@ -196,23 +204,6 @@ class Server:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
-
-    def _bind(self, address: str) -> str:
-        secure = self._credentials if not address.startswith("unix:") else None
-        try:
-            port = (
-                self._grpc.add_secure_port(address, secure)
-                if secure
-                else self._grpc.add_insecure_port(address)
-            )
-        except RuntimeError as error:
-            raise BindError(
-                f"cannot listen on {address}: is another server there? "
-                f"Choose another address with --listen. ({error})"
-            ) from None
-        if address.startswith("unix:"):
-            return address
-        return f"{address.rpartition(':')[0]}:{port}"
 
 
 def _without(some: Iterable[Provider], others: Sequence[Provider]) -> list[Provider]:

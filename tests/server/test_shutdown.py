@@ -9,7 +9,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from penstock import v1
 from penstock.errors import from_rpc_error
-from penstock_server.app import BindError, Server
+from penstock_server.app import Server
+from penstock_server.listener import BindError
 from penstock_server.config import ServerConfig
 
 from tests.support.scripted import WORDS, ScriptedProvider
