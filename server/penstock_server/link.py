@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from penstock import v1
 from penstock.link import v1 as link
 
@@ -62,7 +63,7 @@ class LinkService(link.LinkServiceServicer):
             for task in (reading, writing):
                 if task.done():
                     task.result()
-        except _Nonsense as error:
+        except (_Nonsense, DecodeError) as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             for task in tasks:
