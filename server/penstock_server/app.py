@@ -52,7 +52,7 @@ _HEADROOM = 1.25
 # Several small requests may come by a link as one message.
 _LEAST_RECEIVED = 4 * LARGEST
 
-_MOST_PENDING = 20_000
+_MOST_PENDING = 10_000
 
 # What remains after draining gets this long to hand out its last statuses, in seconds.
 _LAST_WORDS = 1.0
@@ -67,8 +67,8 @@ def server_options(config: ServerConfig) -> list[tuple[str, int]]:
             max(int(config.limits.max_message_bytes * _HEADROOM), _LEAST_RECEIVED),
         ),
         ("grpc.max_send_message_length", -1),  # an answer that was computed is worth sending
-        # Calls that nobody has looked at yet: beyond gRPC's default of 1,000 it cancels some of them
-        # by chance, so that one caller's flood would fall on the others.
+        # Calls that nobody has looked at yet: beyond gRPC's default of 1,000 it cancels some of
+        # them by chance, so that one caller's flood would fall on the others.
         ("grpc.server.max_pending_requests", _MOST_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _MOST_PENDING),
         # Two servers on one port would each get some of the connections: a mistake, not a feature.

@@ -187,7 +187,7 @@ def _bad_request(violations: Sequence[Violation]) -> BadRequest:
 
 
 def _shorten(text: str, limit: int, escaped: int = 1) -> str:
-    """``text`` in ``limit`` bytes of UTF-8, of which those beyond printable ASCII count ``escaped``.
+    """``text`` in ``limit`` bytes of UTF-8; those beyond printable ASCII count ``escaped`` each.
 
     What is no text at all (half a surrogate pair, from somebody's JSON) becomes "?".
     """

@@ -20,7 +20,7 @@ CALLER_HEADER = "x-penstock-caller"
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
-_REQUEST_ID = re.compile(r"[\w.:-]{1,64}")
+_REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)  # it goes back as metadata, which is ASCII
 _CALLER = re.compile(r"[!-~]{1,128}")
 
 

@@ -1,7 +1,7 @@
 """The gRPC server itself, made anew where it falls: listening goes on, and running calls with it.
 
-gRPC's own loop that takes calls ends for good at what it did not expect; a path that is not UTF-8 is
-enough (seen in grpcio 1.85), and anybody can send one. The process would live on and take no
+gRPC's own loop that takes calls ends for good at what it did not expect; a path that is not UTF-8
+is enough (seen in grpcio 1.85), and anybody can send one. The process would live on and take no
 more calls. So the loop is watched. What is served is ``app``'s to say.
 """
 

@@ -1,4 +1,4 @@
-"""Is a text a JSON Schema? Judged by the schemas' own schema, at a price that a caller cannot drive up.
+"""Is a text a JSON Schema? Judged by the schemas' own schema, at a price that callers cannot raise.
 
 What a provider makes of a schema, and which keywords it knows, is the provider's. So are regular
 expressions: Python's are another dialect than a schema's, and compiling them has no bound.

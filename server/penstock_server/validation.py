@@ -75,8 +75,9 @@ def generate_request(request: v1.GenerateRequest, path: str = "") -> Iterator[Vi
     size += len(request.response_format.json_schema.schema)
     if size > MAX_SCHEMAS:
         yield Violation(
-            f"{path}tools", f"and response_format have schemas of {size:,} characters; "
-            f"at most {MAX_SCHEMAS:,} are allowed"
+            f"{path}tools",
+            f"and response_format have schemas of {size:,} characters; "
+            f"at most {MAX_SCHEMAS:,} are allowed",
         )
         return
     yield from _tools(request, path)

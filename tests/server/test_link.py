@@ -336,7 +336,7 @@ async def test_where_nobody_answers_calls_fail_as_such() -> None:
 
 
 async def test_bytes_that_are_no_message_end_their_link_only() -> None:
-    async with linked() as (provider, server, wire):
+    async with linked() as (_, server, wire):
         async with grpc.aio.insecure_channel(server.addresses[0]) as channel:
             raw = channel.stream_stream("/penstock.link.v1.LinkService/Link")()
             await raw.write(b"\xff" * 50)

@@ -30,7 +30,9 @@ async def test_a_path_that_is_no_text_ends_nothing(
     listen: str, report: Callable[[str], None]
 ) -> None:
     provider = ScriptedProvider()
-    config = ServerConfig.model_validate({"listen": [listen], "shutdown": {"notice": 0, "drain": 1}})
+    config = ServerConfig.model_validate(
+        {"listen": [listen], "shutdown": {"notice": 0, "drain": 1}}
+    )
     async with serving(provider, config=config) as (server, channel):
         stub = v1.GenerationServiceStub(channel)
         slow = v1.GenerateRequest(model="test/slow", prompt="Hi")

@@ -10,8 +10,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from penstock import v1
 from penstock.errors import from_rpc_error
 from penstock_server.app import Server
-from penstock_server.listener import BindError
 from penstock_server.config import ServerConfig
+from penstock_server.listener import BindError
 
 from tests.support.scripted import WORDS, ScriptedProvider
 
