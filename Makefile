@@ -3,7 +3,7 @@
 # PYTHON   the Python to build the environment with (3.11 or newer)
 # VENV     where the environment is
 # PIP_ARGS more arguments for pip, such as the index that holds the PyTorch build you want
-# ARGS     more arguments for the server (make serve), pytest (make test) or a benchmark
+# ARGS     more arguments for the server (make serve), pytest (make test, make fuzz) or a benchmark
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -46,6 +46,16 @@ test: $(VENV)/.test ## Set up what is missing and run all tests, with coverage
 	$(BIN)/coverage run -m pytest $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# How much more than in the tests; a seed tries the same again.
+TIMES ?= 10
+SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+
+.PHONY: fuzz
+fuzz: $(VENV)/.test ## Try random messages, bytes and frames on live servers (TIMES=10, SEED=…)
+	@echo "TIMES=$(TIMES) SEED=$(SEED)"
+	PENSTOCK_FUZZ=$(TIMES) PENSTOCK_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz \
+	  --hypothesis-seed=$(SEED) --timeout=7200 $(ARGS)
 
 # An independent server for the tests: llama.cpp's, from the sources that llama-cpp-python ships.
 PEERS := build/peers

@@ -48,9 +48,9 @@ def _problem(text: str) -> str:
     except ValueError:
         return "is not a valid JSON Schema: at /$schema: is not a URI"
     try:
-        for error in judge.iter_errors(schema):
-            where = "".join(f"/{step}" for step in error.absolute_path) or "/"
-            return f"is not a valid JSON Schema: at {where}: {error.message[:200]}"
+        for wrong in judge.iter_errors(schema):
+            where = "".join(f"/{step}" for step in wrong.absolute_path) or "/"
+            return f"is not a valid JSON Schema: at {where}: {wrong.message[:200]}"
     except RecursionError:
         return "is nested too deeply"
     return ""

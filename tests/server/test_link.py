@@ -338,7 +338,7 @@ async def test_where_nobody_answers_calls_fail_as_such() -> None:
 async def test_bytes_that_are_no_message_end_their_link_only() -> None:
     async with linked() as (_, server, wire):
         async with grpc.aio.insecure_channel(server.addresses[0]) as channel:
-            raw = channel.stream_stream("/penstock.link.v1.LinkService/Link")()
+            raw: Any = channel.stream_stream("/penstock.link.v1.LinkService/Link")()
             await raw.write(b"\xff" * 50)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await raw.read()
