@@ -54,7 +54,7 @@ SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 .PHONY: fuzz
 fuzz: $(VENV)/.test ## Try random messages, bytes and frames on live servers (TIMES=10, SEED=…)
 	@echo "TIMES=$(TIMES) SEED=$(SEED)"
-	PENSTOCK_FUZZ=$(TIMES) PENSTOCK_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz \
+	FUZZ_TIMES=$(TIMES) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz \
 	  --hypothesis-seed=$(SEED) --timeout=7200 $(ARGS)
 
 # An independent server for the tests: llama.cpp's, from the sources that llama-cpp-python ships.

@@ -1,6 +1,6 @@
 """How much is tried: little and always the same with the tests, as much as asked for otherwise.
 
-``PENSTOCK_FUZZ`` is a factor, and what is tried is then by chance: ``make fuzz`` sets it, and
+``FUZZ_TIMES`` is a factor, and what is tried is then by chance: ``make fuzz`` sets it, and
 prints the seed.
 """
 
@@ -11,9 +11,9 @@ import random
 
 from hypothesis import HealthCheck, Phase, settings
 
-FACTOR = float(os.environ.get("PENSTOCK_FUZZ", "0"))
+FACTOR = float(os.environ.get("FUZZ_TIMES", "0"))
 
-SEED = int(os.environ.get("PENSTOCK_FUZZ_SEED", "1"))
+SEED = int(os.environ.get("FUZZ_SEED", "1"))
 
 
 def examples(usual: int) -> int:
