@@ -2,107 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+import sys
+from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.load import LOCAL, Load, learn
-from tests.faults.resources import Held, held, returned
+from tests.faults.house import HEADER, SILENCE, House, rows, settings
+from tests.faults.load import Load, learn
 from tests.faults.upstream import FaultyUpstream, faulty_upstream
-from tests.support.processes import ServerProcess, children, local_tiny
+from tests.support.processes import ServerProcess
 
-_rows: list[tuple[str, ...]] = []
-_HEADER = ("fault", "callers' view", "normal after", "wrong", "gateway, before → after")
-
-
-@dataclass
-class Trial:
-    """One fault under load: when it began and ended, and what came of it."""
-
-    load: Load
-    began: float = 0.0
-    ended: float = 0.0
-    normal: float = 0.0
-    seen: Counter[str] = field(default_factory=Counter)
-    note: str = ""
-
-    def begins(self) -> None:
-        self.began = time.monotonic()
-
-    def ends(self) -> None:
-        self.ended = time.monotonic()
-
-    def statuses(self, model: str = "") -> Counter[str]:
-        """What became of the calls since the fault began."""
-        return self.load.statuses(self.began, time.monotonic(), model)
-
-
-class House:
-    """A gateway with a sidecar of its own and a provider over HTTP."""
-
-    def __init__(self, process: ServerProcess, upstream: FaultyUpstream) -> None:
-        self.process, self.upstream = process, upstream
-
-    @property
-    def sidecar(self) -> int:
-        """The sidecar's process id."""
-        (pid,) = children(self.process.pid)
-        return pid
-
-    def idle(self) -> int:
-        """Connections to the provider that are kept for the next call."""
-        return len(self.upstream.connections)
-
-    def held(self) -> Held:
-        return held(self.process, self.idle)
-
-    @contextmanager
-    def trial(
-        self, fault: str, *, memory: float = 40.0, patience: float = 40.0, **load: Any
-    ) -> Iterator[Trial]:
-        """Load before, during and after what the caller does; then everything is looked at.
-
-        The caller says when the fault `begins` and, where it is not over by itself, `ends`.
-        """
-        before = self.held()
-        with Load(self.process.address, **load) as running:
-            trial = Trial(running)
-            yield trial
-            trial.normal = running.normal_again(trial.ended or trial.began, patience=patience)
-            trial.seen = running.statuses(trial.began, time.monotonic())
-        twice = {n: times for n, times in self.upstream.finished.items() if times > 1}
-        assert not running.wrong, running.wrong
-        assert not twice, "answered more than once"
-        after = returned(self.process, before, self.idle, memory=memory)
-        record(fault, trial.seen, trial.normal, trial.note, before.row(after))
-
-
-def record(fault: str, seen: Counter[str], normal: float, note: str, resources: str) -> None:
-    """A row of the table, for a fault with no answer lost, doubled or mixed up."""
-    view = ", ".join(f"{count} {status}" for status, count in seen.most_common())
-    _rows.append((fault, view + (f" ({note})" if note else ""), f"{normal:.1f} s", "0", resources))
-
-
-def settings(upstream: FaultyUpstream, *local: str) -> list[str]:
-    """A gateway's flags: the embedded model, held to little patience, and the provider."""
-    hosted = {
-        "kind": "openai-compatible",
-        "base_url": upstream.url,
-        "connect_timeout": 1,
-        "first_event_timeout": 2,
-        "idle_timeout": 2,
-        "retry.attempts": 2,
-        "retry.first_pause": 0.1,
-    }
-    flags = [f"providers.up.{key}={value}" for key, value in hosted.items()]
-    flags += ["shutdown.notice=0.1"]
-    # One thread: two would wait for each other wherever the load takes a core.
-    return [*local_tiny("threads=1", *local), *(word for flag in flags for word in ("--set", flag))]
+_SLOW = """\
+#!/bin/sh
+while [ -e {flag} ]; do sleep 0.1; done
+exec {python} "$@"
+"""
 
 
 @pytest.fixture(scope="package")
@@ -112,13 +26,19 @@ def upstream() -> Iterator[FaultyUpstream]:
 
 
 @pytest.fixture(scope="package")
-def shared_house(upstream: FaultyUpstream) -> Iterator[House]:
-    flags = settings(upstream)
+def shared_house(
+    upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[House]:
+    directory = tmp_path_factory.mktemp("house")
+    python, slow = directory / "python", directory / "slow"
+    python.write_text(_SLOW.format(flag=slow, python=sys.executable))
+    python.chmod(0o755)
+    flags = settings(upstream, f"silence_timeout={SILENCE}", f"python={python}")
     with ServerProcess("tests.faults.watched", *flags) as process:
         learn(process.ready().address)
         with Load(process.address):  # what is made once, is made now
             pass
-        yield House(process, upstream)
+        yield House(process, upstream, slow)
 
 
 @pytest.fixture
@@ -131,15 +51,13 @@ def house(shared_house: House) -> Iterator[House]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table."""
-    if not _rows:
+    if not rows:
         return
     terminalreporter.section("faults (wrong: answers lost, doubled or mixed up)")
-    rows = [_HEADER, *_rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
-    for row in rows:
+    table = [HEADER, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
+    for row in table:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         terminalreporter.write_line(" | ".join(cells).rstrip())
 
 
-Fault = Callable[[Trial], None]
-__all__ = ["LOCAL", "House", "Trial", "record", "settings"]

@@ -46,7 +46,7 @@ def request(model: str, number: int) -> v1.GenerateRequest:
     asked = v1.GenerateRequest(model=model, prompt="Tell me a story.")
     asked.sampling.temperature = 1.5
     asked.sampling.seed = number % SEEDS
-    asked.sampling.max_output_tokens = 16
+    asked.sampling.max_output_tokens = 32
     return asked
 
 

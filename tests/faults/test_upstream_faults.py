@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.conftest import House
+from tests.faults.house import House
 from tests.faults.load import HOSTED, LOCAL
 from tests.faults.upstream import Cause, FaultyUpstream, does
 
