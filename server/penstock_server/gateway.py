@@ -197,7 +197,9 @@ def _sidecar(name: str, settings: SidecarSettings, config: GatewayConfig) -> Pro
     process = SidecarProcess(
         name, sidecar_command(settings, address, config), _environment(settings)
     )
-    return SidecarProvider(name, [address], process, settings.ready_timeout or 60.0)
+    return SidecarProvider(
+        name, [address], process, settings.ready_timeout or 60.0, settings.silence_timeout
+    )
 
 
 def sidecar_command(settings: SidecarSettings, address: str, config: GatewayConfig) -> list[str]:
@@ -208,6 +210,7 @@ def sidecar_command(settings: SidecarSettings, address: str, config: GatewayConf
     command += ["--max-queue", str(settings.max_queue)]
     command += ["--log-format", config.log.format, "--log-level", config.log.level]
     command += ["--set", f"limits.max_message_bytes={config.limits.max_message_bytes}"]
+    command += ["--set", "limits.unread_timeout=0"]  # the gateway knows who reads
     command += ["--set", "shutdown.notice=0"]  # nobody but the gateway calls it
     for key in _NUMBERS:
         value = getattr(settings, key)

@@ -76,6 +76,9 @@ class SidecarSettings(Section):
     ready_timeout: PositiveFloat | None = None
     """How long a call waits, in seconds, for a sidecar that is not there yet. Default: 60 where
     the gateway starts it, 5 where it runs elsewhere."""
+    silence_timeout: NonNegativeFloat = 60.0
+    """How long, in seconds, a sidecar that the gateway started may leave health checks unanswered
+    before it is killed and started anew; 0: for ever."""
 
     @model_validator(mode="after")
     def _models_or_addresses(self) -> Self:

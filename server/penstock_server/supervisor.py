@@ -94,6 +94,12 @@ class SidecarProcess:
         """Its health was seen to be good: earlier crashes no longer count."""
         self.crashes = 0
 
+    def kill(self) -> None:
+        """End the running process at once; it is started again like one that died by itself."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+
     async def exit_after(self, moment: float, patience: float) -> Exit | None:
         """How it ended, if it did since ``moment`` (monotonic) or does within ``patience`` s.
 

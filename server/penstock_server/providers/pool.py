@@ -23,6 +23,8 @@ from penstock_server.providers.link import LARGEST, Link
 _SERVING: int = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
 
+_UNANSWERED = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+
 # Between two attempts at watching a member that is not there, in seconds.
 _WATCH_PAUSE = 0.1
 _LONGEST_WATCH_PAUSE = 2.0
@@ -62,7 +64,8 @@ class Member:
         self._link = Link(LinkServiceStub(self._channel))
         self.models = v1.ModelServiceStub(self._channel)
         self.embeddings = v1.EmbeddingServiceStub(self._channel)
-        self._watch_health = health_pb2_grpc.HealthStub(self._channel).Watch
+        health = health_pb2_grpc.HealthStub(self._channel)
+        self._watch_health, self._check_health = health.Watch, health.Check
         self._watching = [asyncio.create_task(self._watch(name)) for name in self._health]
 
     @property
@@ -98,6 +101,14 @@ class Member:
     def lost(self) -> None:
         """It did not answer a call: not to be asked until its health is seen again."""
         self._is(self._watched.provider, None)
+
+    async def answers(self, patience: float) -> bool:
+        """Whether it answers a question within so many seconds, whatever it says."""
+        try:
+            await self._check_health(health_pb2.HealthCheckRequest(), timeout=patience)
+        except grpc.aio.AioRpcError as error:
+            return error.code() not in _UNANSWERED
+        return True
 
     async def close(self) -> None:
         """Let go of the connection."""

@@ -18,7 +18,7 @@ from penstock import v1
 from penstock.errors import from_rpc_error
 
 from penstock_server.errors import Failure
-from penstock_server.providers import Call, Events, HealthListener, Provider, link
+from penstock_server.providers import Call, Events, HealthListener, Provider, link, watchdog
 from penstock_server.providers.pool import Member, Pool, Watched
 
 SIDECAR_PROVIDER = "local"
@@ -62,6 +62,10 @@ class Process(Protocol):
         """How it ended last."""
 
     @property
+    def pid(self) -> int | None:
+        """The running process's id; None while there is none."""
+
+    @property
     def retry_delay(self) -> float:
         """Seconds until it is started again."""
 
@@ -74,6 +78,9 @@ class Process(Protocol):
     async def exit_after(self, moment: float, patience: float) -> object | None:
         """How it ended since ``moment``, if it did."""
 
+    def kill(self) -> None:
+        """End it at once."""
+
     async def stop(self) -> None:
         """Stop it."""
 
@@ -82,7 +89,8 @@ class SidecarProvider(Provider):
     """A pool of sidecars that own the same models.
 
     ``process`` is given where the gateway started the (one) sidecar itself; ``ready_timeout`` is
-    how many seconds a call waits for a sidecar that is starting.
+    how many seconds a call waits for a sidecar that is starting, ``silence_timeout`` how many
+    seconds ``process`` may leave unanswered before it is killed (0: for ever).
     """
 
     def __init__(
@@ -91,11 +99,14 @@ class SidecarProvider(Provider):
         addresses: Sequence[str],
         process: Process | None = None,
         ready_timeout: float = 60.0,
+        silence_timeout: float = 0.0,
     ) -> None:
         super().__init__(name)
         self._addresses = addresses
         self._process = process
         self._ready_timeout = ready_timeout
+        self._silence_timeout = silence_timeout
+        self._watching: asyncio.Task[None] | None = None
         self._on_health: HealthListener = lambda healthy: None
 
     async def start(self, on_health: HealthListener) -> None:
@@ -108,9 +119,17 @@ class SidecarProvider(Provider):
         )
         if self._process is not None:
             self._process.start()
+            if self._silence_timeout:
+                self._watching = asyncio.create_task(
+                    watchdog.watch(
+                        self.name, self._process, self.members[0].answers, self._silence_timeout
+                    )
+                )
 
     async def close(self) -> None:
         """Close the connections, then stop the process."""
+        if self._watching is not None:
+            self._watching.cancel()
         await self._pool.close()
         if self._process is not None:
             await self._process.stop()
