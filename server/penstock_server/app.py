@@ -115,7 +115,10 @@ class Server:
         self._providers = providers
         self._router = Router(providers, aliases, routes)
         self.health = HealthBoard(providers, also=[LINK] if linked else ())
-        self.gate = Gate(config.limits.max_message_bytes, config.log.prompts, door)
+        limits = config.limits
+        self.gate = Gate(
+            limits.max_message_bytes, config.log.prompts, door, limits.unread_timeout
+        )
         self._leaving: set[asyncio.Task[None]] = set()
         self.addresses: list[str] = []
         self._generation = GenerationService(self._router)

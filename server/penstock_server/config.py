@@ -62,6 +62,9 @@ class Limits(Section):
 
     max_message_bytes: PositiveInt = 64 * MIB
     """The largest message, in bytes."""
+    unread_timeout: NonNegativeFloat = 300.0
+    """How long, in seconds, a stream's next message may wait for a caller who does not read; then
+    the call is ended. 0: for ever."""
 
 
 class Keepalive(Section):

@@ -23,6 +23,7 @@ from penstock_server.identity import Door
 from penstock_server.incoming import call_of, remaining_of
 from penstock_server.policy import BY_CERTIFICATE, Caller, current_caller
 from penstock_server.providers import Call
+from penstock_server.unread import Reader, Readers
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]  # only the stubs know that it is generic
@@ -53,12 +54,18 @@ class Gate(grpc.aio.ServerInterceptor):
     Concurrency: one task per call, all on the server's event loop, so plain attributes do. The
     gate knows the running tasks, and so can wait for them or end them when the server stops.
 
-    ``door`` may be replaced at any time; None: everybody may come in.
+    ``door`` may be replaced at any time; None: everybody may come in. ``unread_timeout``: see
+    `Readers`.
     """
 
     def __init__(
-        self, max_message_bytes: int, log_messages: bool = False, door: Door | None = None
+        self,
+        max_message_bytes: int,
+        log_messages: bool = False,
+        door: Door | None = None,
+        unread_timeout: float = 0.0,
     ) -> None:
+        self.readers = Readers(unread_timeout)
         self.door = door
         self._limit = max_message_bytes
         self._log_messages = log_messages
@@ -152,12 +159,21 @@ class Gate(grpc.aio.ServerInterceptor):
             async def answer(readable: Message) -> None:
                 events = method_of(readable, context)
                 try:
-                    async for event in events:
-                        await context.write(event)
+                    with self.readers.watched(reader):
+                        async for event in events:
+                            reader.turn += 1
+                            await context.write(event)
+                            reader.turn += 1
                 finally:
                     await events.aclose()
 
-            await self._answer(name, request, context, answer)
+            reader = Reader()
+            try:
+                await self._answer(name, request, context, answer)
+            except asyncio.CancelledError:
+                if reader.unread:
+                    await self.readers.tell(context)
+                raise
 
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
