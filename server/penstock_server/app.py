@@ -26,6 +26,7 @@ from grpc_reflection.v1alpha import reflection
 from penstock import v1
 from penstock.link.v1 import add_LinkServiceServicer_to_server
 
+from penstock_server.allocator import keep_small
 from penstock_server.assembly import Assembly
 from penstock_server.config import ServerConfig
 from penstock_server.health import SERVICES, HealthBoard
@@ -306,7 +307,7 @@ async def _serve(
         log(logging.ERROR, str(error))
         return 1
     log(logging.INFO, "listening", address=",".join(server.addresses))
-    tasks = [asyncio.create_task(_announce(server, on_ready))]
+    tasks = [asyncio.create_task(_announce(server, on_ready)), asyncio.create_task(keep_small())]
     if remake is not None:
         tasks.append(_reloading(server, remake, files, on_signal))
     await stop.wait()
