@@ -10,9 +10,11 @@ import json
 import logging
 import sys
 import time
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TextIO
 
 from penstock_server.config import Log
 
@@ -42,6 +44,14 @@ class _Json(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Lines for which there is no room are lost, and nothing else: answers matter more."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def _fields(record: logging.LogRecord) -> dict[str, object]:
     fields: dict[str, object] = getattr(record, "fields", {})
     return fields
@@ -59,7 +69,7 @@ def configure(log: Log) -> None:
     """Send all log lines to stderr, in the configured format."""
     global _format
     _format = log.format
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr(sys.stderr)
     handler.setFormatter(_Json() if log.format == "json" else _Human())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -74,12 +84,11 @@ def log(level: int, message: str, **fields: object) -> None:
 
 def relay(line: str, sidecar: str) -> None:
     """Pass on a line that a sidecar wrote: its log, whose format is ours, or anything else."""
-    if _format == "human":
-        sys.stderr.write(f"{sidecar} | {line}\n")
-    elif line.startswith("{"):
-        sys.stderr.write(f"{line}\n")
-    else:
+    if _format != "human" and not line.startswith("{"):
         log(logging.INFO, line, sidecar=sidecar)
+        return
+    with suppress(OSError):  # no room for it
+        sys.stderr.write(f"{sidecar} | {line}\n" if _format == "human" else f"{line}\n")
 
 
 @dataclass(slots=True)
