@@ -24,6 +24,10 @@ SILENCE = 5.0
 """After how many seconds without an answer the gateway of these tests gives its sidecar up."""
 
 
+UNREAD = 4.0
+"""After how many seconds it ends a stream that nobody reads."""
+
+
 @dataclass
 class Trial:
     """One fault under load: when it began and ended, and what came of it."""
@@ -106,6 +110,8 @@ def settings(upstream: FaultyUpstream, *local: str) -> list[str]:
         "retry.first_pause": 0.1,
     }
     flags = [f"providers.up.{key}={value}" for key, value in hosted.items()]
-    flags += ["shutdown.notice=0.1"]
+    patient = {**hosted, "first_event_timeout": 60}
+    flags += [f"providers.patient.{key}={value}" for key, value in patient.items()]
+    flags += ["shutdown.notice=0.1", f"limits.unread_timeout={UNREAD}"]
     # One thread: two would wait for each other wherever the load takes a core.
     return [*local_tiny("threads=1", *local), *(word for flag in flags for word in ("--set", flag))]

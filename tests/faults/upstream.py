@@ -1,7 +1,7 @@
 """A provider over HTTP that can be made to fail in every way one fails, at any moment.
 
 It speaks Chat Completions, in a thread of its own, and answers "say NUMBER COUNT" with that
-number's words. `mode` says how, for what is asked from now on; `refuse`, `swallow` and `listen` are
+number's words, and "say on and on" without end. `mode` says how, for what is asked from now on; `refuse`, `swallow` and `listen` are
 about its port.
 """
 
@@ -18,13 +18,15 @@ from typing import Literal, cast
 
 from tests.support.flavours import LoopThread
 
-Mode = Literal["well", "silent", "cut", "garbage", "no http", "drip", "flood", "endless"]
+Mode = Literal["well", "silent", "cut", "garbage", "no http", "drip"]
 
 SPACING = 0.01
 """Seconds between two words of a stream."""
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _ASKED = re.compile(rb"say (\d+) (\d+)")
+_STREAMED = re.compile(rb'"stream": ?true')
+_FLOODED = b"say on and on"
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n%b\r\n"
 _FLOOD = 16 * 1024
 
@@ -50,7 +52,7 @@ class FaultyUpstream:
         self.mode: Mode = "well"
         self.finished: Counter[int] = Counter()
         self.written = 0
-        """Bytes that the other side's flow control has let out, in mode "flood"."""
+        """Bytes that the other side's flow control has let out, to whoever asked to "say on and on"."""
         self.connections: set[_Connection] = set()
         self.largest = 0
         """The largest body that came."""
@@ -125,6 +127,7 @@ class _Connection(asyncio.Protocol):
         self._heard = bytearray()
         self._wanted = 0
         self._flowing = True
+        self.flooding = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -139,7 +142,7 @@ class _Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._flowing = True
-        if self._upstream.mode == "flood":
+        if self.flooding:
             self._flood()
 
     def abort(self) -> None:
@@ -161,9 +164,11 @@ class _Connection(asyncio.Protocol):
         number, count = (int(asked[1]), int(asked[2])) if asked else (0, 1)
         said = [f"{number}.{index} " for index in range(count)]
         said[-1] = said[-1].rstrip()
-        self._answer(number, said, streamed=b'"stream":true' in body.replace(b" ", b""))
+        mode = "flood" if _FLOODED in body else self._upstream.mode
+        streamed = _STREAMED.search(body) is not None
+        self._answer(mode, number, said, streamed)
 
-    def _answer(self, number: int, said: list[str], streamed: bool) -> None:
+    def _answer(self, mode: str, number: int, said: list[str], streamed: bool) -> None:
         write = self._transport.write
         whole = json.dumps(
             {
@@ -180,7 +185,7 @@ class _Connection(asyncio.Protocol):
             }
         ).encode()
         head = _HEAD % (b"application/json", b"content-length: %d\r\n" % len(whole))
-        match self._upstream.mode:
+        match mode:
             case "silent":
                 return
             case "no http":
@@ -201,10 +206,8 @@ class _Connection(asyncio.Protocol):
                 self._drip(answer)
             case "flood":
                 write(_STREAM)
+                self.flooding = True
                 self._flood()
-            case "endless":
-                write(_STREAM)
-                self._say(number, said * 1000, 0)
             case _ if streamed:
                 write(_STREAM)
                 self._say(number, said, 0)
