@@ -73,7 +73,10 @@ CHANNEL_OPTIONS: Mapping[str, Any] = {
         {
             "methodConfig": [
                 {"name": [{"service": name} for name in SERVICES], "retryPolicy": RETRY_POLICY}
-            ]
+            ],
+            # Where calls are balanced over several servers (grpc.lb_policy_name), one that is
+            # stopping gets no more of them: this service serves until then, models or not.
+            "healthCheckConfig": {"serviceName": "penstock.v1.ModelService"},
         }
     ),
 }
