@@ -18,7 +18,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock import Client, PenstockError, aio, text_of, v1
+from penstock import Client, PenstockError, text_of, v1
+
+from tests.faults.callers import CALLERS, Caller
 
 LOCAL, HOSTED = "local/tiny", "up/any"
 
@@ -120,7 +122,9 @@ class Load:
         options: dict[str, Any] | None = None,
         retries: bool = False,
         rates: dict[str, float] | None = None,
+        flavour: str = "aio.Client",
     ) -> None:
+        self._flavour = flavour
         self.asked: list[Asked] = []
         self.models = models
         self._address = address
@@ -185,17 +189,20 @@ class Load:
             self._done.set_result(None)
 
     async def _all(self) -> None:
-        async with aio.Client(self._address, options=self._options) as client:
-            await asyncio.gather(*(self._steadily(client, model) for model in self.models))
+        caller = CALLERS[self._flavour](self._address, self._options)
+        try:
+            await asyncio.gather(*(self._steadily(caller, model) for model in self.models))
+        finally:
+            await caller.close()
 
-    async def _steadily(self, client: aio.Client, model: str) -> None:
+    async def _steadily(self, caller: Caller, model: str) -> None:
         calls: set[asyncio.Task[None]] = set()
         due = time.monotonic()
         while not self._over.is_set():
             number = next(_numbers)
             one = Asked(number, model, streamed=number % 2 == 0)
             self.asked.append(one)
-            task = asyncio.create_task(self._ask(client, one))
+            task = asyncio.create_task(self._ask(caller, one))
             calls.add(task)
             task.add_done_callback(calls.discard)
             due += 1 / self._rates[model]
@@ -203,22 +210,20 @@ class Load:
         if calls:
             await asyncio.wait(list(calls), timeout=self._deadlines[model] + 5)
 
-    async def _ask(self, client: aio.Client, one: Asked) -> None:
+    async def _ask(self, caller: Caller, one: Asked) -> None:
         asked = request(one.model, one.number)
         timeout = self._deadlines[one.model]
-        said, status = "", "OK"
+        heard: list[str] = []
+        status = "OK"
         try:
             if one.streamed:
-                async with client.stream(asked, timeout=timeout) as stream:
-                    async for piece in stream.text():
-                        said += piece
-                assert stream.response is not None
-                if text_of(stream.response) != said:
+                whole = await caller.streamed(asked, timeout, heard.append)
+                if whole != "".join(heard):
                     one.wrong = "mixed"
             else:
-                said = text_of(await client.generate(asked, timeout=timeout))
+                heard.append(await caller.whole(asked, timeout))
         except PenstockError as error:
             status = f"{error.code.name}/{error.reason}" if error.reason else error.code.name
         one.ended, one.status = time.monotonic(), status
         if not one.wrong:
-            one.check(said)
+            one.check("".join(heard))
