@@ -62,7 +62,7 @@ _LAST_WORDS = 1.0
 def server_options(config: ServerConfig) -> list[tuple[str, int]]:
     """The gRPC channel arguments for a configuration."""
     keepalive = config.keepalive
-    return [
+    options = [
         (
             "grpc.max_receive_message_length",
             max(int(config.limits.max_message_bytes * _HEADROOM), _LEAST_RECEIVED),
@@ -84,6 +84,13 @@ def server_options(config: ServerConfig) -> list[tuple[str, int]]:
             int(keepalive.min_client_interval * 1000),
         ),
     ]
+    for name, seconds in (
+        ("grpc.max_connection_age_ms", keepalive.max_connection_age),
+        ("grpc.max_connection_age_grace_ms", keepalive.max_connection_age_grace),
+    ):
+        if seconds:  # else gRPC's own default: for ever
+            options.append((name, int(seconds * 1000)))
+    return options
 
 
 class Server:

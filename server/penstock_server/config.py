@@ -76,6 +76,11 @@ class Keepalive(Section):
     """A ping that is not answered within this time ends the connection."""
     min_client_interval: PositiveFloat = 5.0
     """Clients may ping this often, also while nothing is said: a long prefill is silent."""
+    max_connection_age: NonNegativeFloat = 0.0
+    """A connection that is so old takes no more calls, those on it finish, and the client connects
+    anew: to another server, where there are more now. gRPC varies it by a tenth. 0: never."""
+    max_connection_age_grace: NonNegativeFloat = 0.0
+    """How long calls may go on after that, before they are cut; 0: until they are done."""
 
 
 class Shutdown(Section):
