@@ -16,12 +16,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +64,12 @@ class Process:
         if not tasks.exists():
             return 0.0
         return sum(int((t / "schedstat").read_text().split()[0]) for t in tasks.iterdir()) / 1e9
+
+    def tasks(self) -> int:
+        """How many asyncio tasks a gateway of ``serve`` has."""
+        assert self._popen.stdout is not None
+        self._popen.send_signal(signal.SIGUSR1)
+        return int(self._popen.stdout.readline())
 
     def stop(self) -> None:
         """End it."""
@@ -138,8 +145,10 @@ def _percentile(values: list[float], share: float) -> float:
 
 
 @contextmanager
-def running(provider: str, attempts: int = 3) -> Iterator[dict[str, Process]]:
-    """The processes: "gateway", "floor" and "coalesced floor"."""
+def running(
+    provider: str, attempts: int = 3, more: Sequence[str] = ()
+) -> Iterator[dict[str, Process]]:
+    """The processes: "gateway" (with ``more`` settings), "floor" and "coalesced floor"."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     tested, others = (cores[0], cores[1]) if len(cores) > 1 else (None, None)
     if others is not None:
@@ -154,6 +163,7 @@ def running(provider: str, attempts: int = 3) -> Iterator[dict[str, Process]]:
         settings = {"kind": provider, "base_url": upstream.address, "retry.attempts": attempts}
         command = [str(HERE / "serve.py")]
         command += [f"providers.bench.{key}={value}" for key, value in settings.items()]
+        command += more
         processes["gateway"] = Process("gateway", command, tested)
         yield processes
     finally:
