@@ -57,6 +57,10 @@ fuzz: $(VENV)/.test ## Try random messages, bytes and frames on live servers (TI
 	FUZZ_TIMES=$(TIMES) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz \
 	  --hypothesis-seed=$(SEED) --timeout=7200 $(ARGS)
 
+.PHONY: test-faults
+test-faults: $(VENV)/.test ## Break every part under load, and print what callers saw (part of make test)
+	$(BIN)/python -m pytest tests/faults $(ARGS)
+
 # An independent server for the tests: llama.cpp's, from the sources that llama-cpp-python ships.
 PEERS := build/peers
 LLAMA_CPP_PYTHON := 0.3.36

@@ -27,14 +27,16 @@ TOO_MUCH = 48 * 1024 * 1024
 _LONGEST_PAUSE = 128
 
 
+_FIELDS = (
+    *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+    *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+)
+
+
 class _Mallinfo(ctypes.Structure):
     """``struct mallinfo2``: all are sizes or counts."""
 
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in ("arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost")
-        .split()
-    ]  # fmt: skip
+    _fields_ = [(name, ctypes.c_size_t) for name in _FIELDS]
 
 
 class _Glibc:

@@ -124,9 +124,7 @@ class Server:
         self._router = Router(providers, aliases, routes)
         self.health = HealthBoard(providers, also=[LINK] if linked else ())
         limits = config.limits
-        self.gate = Gate(
-            limits.max_message_bytes, config.log.prompts, door, limits.unread_timeout
-        )
+        self.gate = Gate(limits.max_message_bytes, config.log.prompts, door, limits.unread_timeout)
         self._leaving: set[asyncio.Task[None]] = set()
         self.addresses: list[str] = []
         self._generation = GenerationService(self._router)

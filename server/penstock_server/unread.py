@@ -57,7 +57,7 @@ class Readers:
 
     @contextmanager
     def watched(self, reader: Reader) -> Iterator[None]:
-        """Where the caller does not read, its task is cancelled, and the call's log line says so."""
+        """Where the caller does not read, its task is cancelled, and the log line says so."""
         self._readers.add(reader)
         if self._timeout and (self._sweeping is None or self._sweeping.done()):
             self._sweeping = asyncio.create_task(self._sweep())

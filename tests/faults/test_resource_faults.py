@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import grpc
 import penstock
@@ -82,13 +83,14 @@ def test_callers_who_never_read(house: House, report: Callable[[str], None]) -> 
     assert set(trial.seen) == {"OK"}
 
 
-def _status(call: grpc.Call) -> grpc.StatusCode:
+def _status(call: Any) -> grpc.StatusCode:
     try:
         for _ in call:
             pass
     except grpc.RpcError:
         pass
-    return call.code()
+    code: grpc.StatusCode = call.code()
+    return code
 
 
 @contextmanager
@@ -160,6 +162,8 @@ def test_no_descriptors_left(house: House, report: Callable[[str], None]) -> Non
         newcomer = time.monotonic() - gone
         house.upstream.finished.pop(7)
         trial.ends()
-    report(f"{dict(trial.seen)}; a new caller was answered {newcomer:.2f} s after the crowd had gone")
+    report(
+        f"{dict(trial.seen)}; a new caller was answered {newcomer:.2f} s after the crowd had gone"
+    )
     assert set(trial.seen) <= {"OK", "UNAVAILABLE/PROVIDER_UNAVAILABLE"}
     assert trial.normal < 5

@@ -115,7 +115,7 @@ def test_a_rolling_restart(
 
 
 def test_sigterm_under_load(upstream: FaultyUpstream, report: Callable[[str], None]) -> None:
-    """One gateway alone: what ran is finished, and what comes afterwards is told to go elsewhere."""
+    """One gateway alone: what runs is finished, and what comes later is told to go elsewhere."""
     upstream.finished.clear()
     with ExitStack() as stack:
         process = stack.enter_context(start(upstream)).ready()

@@ -1,8 +1,8 @@
 """A provider over HTTP that can be made to fail in every way one fails, at any moment.
 
 It speaks Chat Completions, in a thread of its own, and answers "say NUMBER COUNT" with that
-number's words, and "say on and on" without end. `mode` says how, for what is asked from now on; `refuse`, `swallow` and `listen` are
-about its port.
+number's words, and "say on and on" without end. `mode` says how, for what is asked from now on;
+`refuse`, `swallow` and `listen` are about its port.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FaultyUpstream:
         self.mode: Mode = "well"
         self.finished: Counter[int] = Counter()
         self.written = 0
-        """Bytes that the other side's flow control has let out, to whoever asked to "say on and on"."""
+        """Bytes that flow control has let out, to whoever asked to "say on and on"."""
         self.connections: set[_Connection] = set()
         self.largest = 0
         """The largest body that came."""
