@@ -29,6 +29,7 @@ from penstock_server.providers.sidecar import SidecarProvider
 from penstock_server.routes import RouteProvider, Target
 from penstock_server.supervisor import SidecarProcess
 from penstock_server.telemetry import log
+from penstock_server.tls import ChannelCertificates
 
 ENGINES = {"hf": "penstock_hf", "mlx": "penstock_mlx"}
 """Engine → the module that runs its sidecar."""
@@ -192,7 +193,11 @@ def check_names(config: GatewayConfig, providers: Collection[str]) -> None:
 
 def _sidecar(name: str, settings: SidecarSettings, config: GatewayConfig) -> Provider:
     if settings.addresses:
-        return SidecarProvider(name, settings.addresses, None, settings.ready_timeout or 5.0)
+        try:
+            tls = None if settings.tls is None else ChannelCertificates(settings.tls)
+        except ConfigError as error:
+            raise ConfigError(f"providers.{name}.{error}") from None
+        return SidecarProvider(name, settings.addresses, None, settings.ready_timeout or 5.0, tls)
     address = f"unix:{_private_directory()}/{name}.sock"
     process = SidecarProcess(
         name, sidecar_command(settings, address, config), _environment(settings)

@@ -30,6 +30,28 @@ Size = Annotated[PositiveInt, BeforeValidator(_size)]
 """A number of bytes, or text such as "8GiB"."""
 
 
+class SidecarTls(Section):
+    """How sidecars elsewhere are reached by TLS: files in PEM format, read anew when they change.
+
+    Its being there turns TLS on, also where it says nothing.
+    """
+
+    ca: str = ""
+    """Whose certificates the sidecars have to show. Default: the authorities that gRPC trusts."""
+    cert: str = ""
+    """The gateway's own certificate, for sidecars that ask for one (mutual TLS)."""
+    key: str = ""
+    """Its private key."""
+    server_name: str = ""
+    """The name in the sidecars' certificates, where that is not their address."""
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        if bool(self.cert) != bool(self.key):
+            raise ValueError("cert and key go together")
+        return self
+
+
 class SidecarSettings(Section):
     """A provider whose models run in sidecar processes of our own.
 
@@ -42,6 +64,8 @@ class SidecarSettings(Section):
     models: dict[str, str] = Field(default_factory=dict)
     """Name → model directory or Hugging Face hub id."""
     addresses: Strings = Field(default_factory=list)
+    tls: SidecarTls | None = None
+    """How ``addresses`` are reached. Default: in the clear. Unix sockets do without."""
     python: str = ""
     """The Python that has the engine installed. Default: the gateway's own."""
     device: str = "auto"
@@ -84,6 +108,8 @@ class SidecarSettings(Section):
     def _models_or_addresses(self) -> Self:
         if bool(self.models) == bool(self.addresses):
             raise ValueError("set either models (started here) or addresses (started elsewhere)")
+        if self.tls is not None and self.models:
+            raise ValueError("tls is for addresses: what is started here has a private socket")
         return self
 
     @model_validator(mode="after")
@@ -172,4 +198,4 @@ class NetworkSettings(Section):
 
 ProviderSettings = Annotated[SidecarSettings | NetworkSettings, Field(discriminator="kind")]
 ProviderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-PROVIDER_SECTIONS = (SidecarSettings, NetworkSettings, RetrySettings)
+PROVIDER_SECTIONS = (SidecarSettings, SidecarTls, NetworkSettings, RetrySettings)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import grpc
@@ -19,6 +18,7 @@ from penstock import v1
 from penstock.link.v1 import LinkServiceStub
 
 from penstock_server.providers.link import LARGEST, Link
+from penstock_server.tls import ChannelCertificates
 
 _SERVING: int = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -28,6 +28,26 @@ _UNANSWERED = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
 # Between two attempts at watching a member that is not there, in seconds.
 _WATCH_PAUSE = 0.1
 _LONGEST_WATCH_PAUSE = 2.0
+
+# How long calls may go on by a channel that another one has followed, in seconds.
+_LAST_CALLS = 3600.0
+
+_NO_CONNECTION = "failed to connect to all addresses"
+
+# What gRPC says of a handshake that failed → what that means here.
+_HANDSHAKES: Mapping[str, str] = {
+    "certificate has expired": "its certificate has expired",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is by nobody that tls.ca vouches for",
+    "Hostname Verification Check failed": "its certificate is for another name than its address "
+    "(or tls.server_name)",
+    "WRONG_VERSION_NUMBER": "it speaks no TLS",
+}
+_HUNG_UP: Mapping[bool | None, str] = {
+    True: "it ends the connection, perhaps because it does not accept the certificate in tls.cert",
+    False: "it ends the connection, perhaps because it asks for a certificate (tls.cert)",
+    None: "it ends the connection, perhaps because it speaks TLS (tls)",
+}
+"""By whether we showed a certificate; None: no TLS."""
 
 CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", -1),  # the limit is kept at the gateway's own door
@@ -53,20 +73,48 @@ class Watched(NamedTuple):
 class Member:
     """One sidecar: its channel, its stubs, and what is known of it."""
 
-    def __init__(self, address: str, watched: Watched, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        watched: Watched,
+        on_change: Callable[[], None],
+        tls: ChannelCertificates | None = None,
+    ) -> None:
         self.address = address
         self.outstanding = 0
+        self.trouble = ""
+        """Why it could not be reached, as far as that is known."""
+        self._tls = None if address.startswith("unix:") else tls
         self._on_change = on_change
         self._watched = watched
         self._health: dict[str, int | None] = dict.fromkeys(watched)
-        self._channel = grpc.aio.insecure_channel(address, options=list(CHANNEL_OPTIONS))
-        self._generation = v1.GenerationServiceStub(self._channel)
-        self._link = Link(LinkServiceStub(self._channel))
-        self.models = v1.ModelServiceStub(self._channel)
-        self.embeddings = v1.EmbeddingServiceStub(self._channel)
-        health = health_pb2_grpc.HealthStub(self._channel)
-        self._watch_health, self._check_health = health.Watch, health.Check
+        self._former: dict[grpc.aio.Channel, asyncio.Task[None]] = {}
+        self._connect()
         self._watching = [asyncio.create_task(self._watch(name)) for name in self._health]
+
+    def _connect(self) -> None:
+        options: list[tuple[str, int | str]] = list(CHANNEL_OPTIONS)
+        self._credentials = None if self._tls is None else self._tls.latest()
+        if self._tls is None or self._credentials is None:
+            channel = grpc.aio.insecure_channel(self.address, options=options)
+        else:
+            options += self._tls.options
+            channel = grpc.aio.secure_channel(self.address, self._credentials, options=options)
+        self._channel = channel
+        self._generation = v1.GenerationServiceStub(channel)
+        self._link = Link(LinkServiceStub(channel))
+        self.models = v1.ModelServiceStub(channel)
+        self.embeddings = v1.EmbeddingServiceStub(channel)
+        self._health_stub = health_pb2_grpc.HealthStub(channel)
+
+    def _renew(self) -> None:
+        """A new channel, where the certificates have changed: a channel has its own for good."""
+        if self._tls is None or self._tls.latest() is self._credentials:
+            return
+        former = self._channel
+        self._connect()
+        self._former[former] = closing = asyncio.create_task(former.close(_LAST_CALLS))
+        closing.add_done_callback(lambda _: self._former.pop(former, None))
 
     @property
     def linked(self) -> bool:
@@ -105,7 +153,7 @@ class Member:
     async def answers(self, patience: float) -> bool:
         """Whether it answers a question within so many seconds, whatever it says."""
         try:
-            await self._check_health(health_pb2.HealthCheckRequest(), timeout=patience)
+            await self._health_stub.Check(health_pb2.HealthCheckRequest(), timeout=patience)
         except grpc.aio.AioRpcError as error:
             return error.code() not in _UNANSWERED
         return True
@@ -116,23 +164,42 @@ class Member:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
         await self._link.close()
+        former = list(self._former.items())
+        for channel, closing in former:
+            closing.cancel()
+            await channel.close()
         await self._channel.close()
 
     async def _watch(self, service: str) -> None:
         request = health_pb2.HealthCheckRequest(service=service)
         pause = _WATCH_PAUSE
         while True:
-            with suppress(grpc.aio.AioRpcError):
-                async for answer in self._watch_health(request):
+            try:
+                async for answer in self._health_stub.Watch(request):
+                    self.trouble = ""
                     self._is(service, answer.status)
                     pause = _WATCH_PAUSE
+            except grpc.aio.AioRpcError as error:
+                self.trouble = _trouble(error, self._tls)
             self._is(service, None)
+            self._renew()
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
             pause = min(pause * 1.5, _LONGEST_WATCH_PAUSE)
 
     def _is(self, service: str, status: int | None) -> None:
         self._health[service] = status
         self._on_change()
+
+
+def _trouble(error: grpc.aio.AioRpcError, tls: ChannelCertificates | None) -> str:
+    """What a connection failed of, as far as is known; "" where nobody seems to be there."""
+    said = error.details() or ""
+    if not said.startswith(_NO_CONNECTION):
+        return ""
+    if "Socket closed" in said or "Connection reset" in said:
+        # TLS 1.3: a client that is refused for its certificate sees no more than this.
+        return _HUNG_UP[None if tls is None else tls.shown]
+    return next((words for sign, words in _HANDSHAKES.items() if sign in said), "")
 
 
 class Pool:
@@ -146,10 +213,11 @@ class Pool:
         addresses: Sequence[str],
         watched: Watched,
         on_change: Callable[[], None],
+        tls: ChannelCertificates | None = None,
     ) -> None:
         self._changed = asyncio.Event()
         self._listener = on_change
-        self.members = [Member(a, watched, self._change) for a in addresses]
+        self.members = [Member(a, watched, self._change, tls) for a in addresses]
 
     @property
     def serving(self) -> bool:

@@ -20,6 +20,7 @@ from penstock.errors import from_rpc_error
 from penstock_server.errors import Failure
 from penstock_server.providers import Call, Events, HealthListener, Provider, link, watchdog
 from penstock_server.providers.pool import Member, Pool, Watched
+from penstock_server.tls import ChannelCertificates
 
 SIDECAR_PROVIDER = "local"
 """What every sidecar calls its own provider: "gpu/llama" here is "local/llama" there."""
@@ -90,7 +91,8 @@ class SidecarProvider(Provider):
 
     ``process`` is given where the gateway started the (one) sidecar itself; ``ready_timeout`` is
     how many seconds a call waits for a sidecar that is starting, ``silence_timeout`` how many
-    seconds ``process`` may leave unanswered before it is killed (0: for ever).
+    seconds ``process`` may leave unanswered before it is killed (0: for ever); ``tls`` is how
+    addresses that are no Unix sockets are reached, in the clear by default.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class SidecarProvider(Provider):
         process: Process | None = None,
         ready_timeout: float = 60.0,
         silence_timeout: float = 0.0,
+        tls: ChannelCertificates | None = None,
     ) -> None:
         super().__init__(name)
         self._addresses = addresses
@@ -107,6 +110,7 @@ class SidecarProvider(Provider):
         self._ready_timeout = ready_timeout
         self._silence_timeout = silence_timeout
         self._watching: asyncio.Task[None] | None = None
+        self._tls = tls
         self._on_health: HealthListener = lambda healthy: None
 
     async def start(self, on_health: HealthListener) -> None:
@@ -116,6 +120,7 @@ class SidecarProvider(Provider):
             self._addresses,
             Watched(f"provider/{SIDECAR_PROVIDER}", EMBEDDING_SERVICE, link.SERVICE),
             self._members_changed,
+            self._tls,
         )
         if self._process is not None:
             self._process.start()
@@ -323,10 +328,11 @@ class SidecarProvider(Provider):
     def _unavailable(self) -> Failure:
         process = self._process
         if process is None:
+            told = [f"{m.address}: {m.trouble}" for m in self.members if m.trouble]
             return Failure(
                 v1.ERROR_REASON_SIDECAR_UNAVAILABLE,
                 f"no sidecar of provider {self.name!r} answers at {', '.join(self._addresses)}; "
-                "is it running there?",
+                + ("; ".join(told) or "is it running there?"),
                 provider=self.name,
                 retry_delay=1.0,
             )
