@@ -130,7 +130,7 @@ class Server:
         self._generation = GenerationService(self._router)
         self._link = LinkService(self.gate, self._generation) if linked else None
         credentials = Certificates(config.tls).credentials() if config.tls.cert else None
-        self._listener = Listener(self._make, credentials)
+        self._listener = Listener(self._make, credentials, int(config.socket_mode, 8))
         self._hurry = asyncio.Event()
 
     async def start(self) -> None:

@@ -13,7 +13,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     Field,
@@ -130,6 +130,8 @@ class ServerConfig(Section):
     """Addresses: "host:port", "[::]:port" or "unix:/path"; port 0 picks a free one."""
     insecure: bool = False
     """Whether everybody may call who reaches an address that is not this machine's alone."""
+    socket_mode: Annotated[str, Field(pattern="^0?[0-7]{3}$")] = "0600"
+    """Who may use the Unix sockets among them, in octal: by default this user alone."""
     tls: Tls = Tls()
     limits: Limits = Limits()
     keepalive: Keepalive = Keepalive()

@@ -197,7 +197,9 @@ def _sidecar(name: str, settings: SidecarSettings, config: GatewayConfig) -> Pro
             tls = None if settings.tls is None else ChannelCertificates(settings.tls)
         except ConfigError as error:
             raise ConfigError(f"providers.{name}.{error}") from None
-        return SidecarProvider(name, settings.addresses, None, settings.ready_timeout or 5.0, tls)
+        return SidecarProvider(
+            name, settings.addresses, None, settings.ready_timeout or 5.0, tls=tls
+        )
     address = f"unix:{_private_directory()}/{name}.sock"
     process = SidecarProcess(
         name, sidecar_command(settings, address, config), _environment(settings)

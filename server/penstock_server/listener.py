@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 
 import grpc
 
@@ -31,12 +32,16 @@ class Listener:
     """A gRPC server on some addresses.
 
     ``make`` makes one that knows its services and no address, ``credentials`` are for all addresses
-    but Unix sockets. A fallen server's running calls are finished; only then is it destroyed.
+    but Unix sockets, and ``socket_mode`` is those sockets' permissions. A fallen server's running calls are finished; only then is it destroyed.
     """
 
     def __init__(
-        self, make: Callable[[], grpc.aio.Server], credentials: grpc.ServerCredentials | None
+        self,
+        make: Callable[[], grpc.aio.Server],
+        credentials: grpc.ServerCredentials | None,
+        socket_mode: int = 0o600,
     ) -> None:
+        self._socket_mode = socket_mode
         self._make = make
         self._credentials = credentials
         self._server = make()
@@ -90,21 +95,39 @@ class Listener:
         await self._server.start()
 
     def _bind(self, address: str) -> str:
-        secure = self._credentials if not address.startswith("unix:") else None
+        unix = address.startswith("unix:")
         try:
-            port = (
-                self._server.add_secure_port(address, secure)
-                if secure
-                else self._server.add_insecure_port(address)
-            )
+            with _created_with(self._socket_mode if unix else 0o777):
+                port = (
+                    self._server.add_secure_port(address, self._credentials)
+                    if self._credentials and not unix
+                    else self._server.add_insecure_port(address)
+                )
         except RuntimeError as error:
             raise BindError(
                 f"cannot listen on {address}: is another server there? "
                 f"Choose another address with --listen. ({error})"
             ) from None
-        if address.startswith("unix:"):
+        if unix:
             return address
         return f"{address.rpartition(':')[0]}:{port}"
+
+
+@contextlib.contextmanager
+def _created_with(mode: int) -> Iterator[None]:
+    """Files that are made meanwhile have no other permissions than these.
+
+    The umask is the whole process's, but to change a socket's mode once it is there would be too
+    late for whoever connects at once.
+    """
+    if mode == 0o777:
+        yield
+        return
+    former = os.umask(0o777 & ~mode)
+    try:
+        yield
+    finally:
+        os.umask(former)
 
 
 async def _bury(fallen: grpc.aio.Server) -> None:
