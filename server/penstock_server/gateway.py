@@ -17,6 +17,7 @@ from penstock_server.assembly import Assembly
 from penstock_server.circuit import Circuit, CircuitPolicy
 from penstock_server.compute import WAITING, with_openblas
 from penstock_server.config import ConfigError, GatewayConfig
+from penstock_server.hedging import HedgePolicy
 from penstock_server.identity import Door
 from penstock_server.jwks import KeySet
 from penstock_server.limit_settings import CallLimits, RedisSettings
@@ -146,7 +147,8 @@ class Gateway:
                 key = (name, one.model, policy)
                 circuits[key] = self._circuits.get(key) or Circuit(policy)
                 targets.append(Target(providers[provider], model, one.weight, circuits[key]))
-            route = RouteProvider(name, targets, settings.strategy, settings.fallback_on)
+            hedge = None if settings.hedge is None else HedgePolicy(**settings.hedge.model_dump())
+            route = RouteProvider(name, targets, settings.strategy, settings.fallback_on, hedge)
             route.limiter = self._limits.of(f"route/{name}", settings.limits)
             routes.append(route)
         self._circuits = circuits

@@ -6,9 +6,9 @@ What it means is ``routes``' business.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from penstock_server.limit_settings import CallLimits
 from penstock_server.sections import Section, comma_separated
@@ -27,6 +27,20 @@ class CircuitSettings(Section):
     failures: PositiveInt = 5
     cooldown: PositiveFloat = 10.0
     max_cooldown: PositiveFloat = 300.0
+
+
+class HedgeSettings(Section):
+    """When a call is asked of a second target; see `hedging.HedgePolicy`."""
+
+    after: PositiveFloat | None = None
+    quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.after is None) == (self.quantile is None):
+            raise ValueError("set either after (seconds) or quantile (such as 0.95)")
+        return self
 
 
 class TargetSettings(Section):
@@ -61,6 +75,8 @@ class RouteSettings(Section):
     circuit: CircuitSettings = CircuitSettings()
     limits: CallLimits = CallLimits()
     """How much all callers together may ask of it."""
+    hedge: HedgeSettings | None = None
+    """Whether calls that take long are asked of a second target, too. Default: never."""
 
 
-ROUTE_SECTIONS = (RouteSettings, TargetSettings, CircuitSettings)
+ROUTE_SECTIONS = (RouteSettings, TargetSettings, CircuitSettings, HedgeSettings)

@@ -83,7 +83,7 @@ class EmbedResponse(_message.Message):
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_generation_service_pb2.Attempt]:
         """Where a route was asked: what was tried in vain before the model that
-        answered, in order.
+        answered, in order, or beside it.
         """
 
     def __init__(

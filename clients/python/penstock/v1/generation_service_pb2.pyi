@@ -692,7 +692,7 @@ class GenerateResponse(_message.Message):
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """Where a route was asked: what was tried in vain before the model that
-        answered, in order.
+        answered, in order, or beside it.
         """
 
     def __init__(
@@ -720,29 +720,35 @@ Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
 class Attempt(_message.Message):
-    """Attempt tells of a route's target that could not answer."""
+    """Attempt tells of a route's target that did not answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    HEDGED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The target, as "provider/model"."""
     reason: _error_reason_pb2.ErrorReason.ValueType
-    """Why it could not."""
+    """Why it could not. Unset where hedged."""
     message: _builtins.str
     """What was wrong, for people to read."""
+    hedged: _builtins.bool
+    """Nothing was wrong with it: it was asked at the same time as the model that
+    answered, which was quicker, and was let go.
+    """
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         reason: _error_reason_pb2.ErrorReason.ValueType = ...,
         message: _builtins.str = ...,
+        hedged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "model", b"model", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hedged", b"hedged", "message", b"message", "model", b"model", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
