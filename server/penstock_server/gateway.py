@@ -200,7 +200,11 @@ def _sidecar(name: str, settings: SidecarSettings, config: GatewayConfig) -> Pro
         except ConfigError as error:
             raise ConfigError(f"providers.{name}.{error}") from None
         return SidecarProvider(
-            name, settings.addresses, None, settings.ready_timeout or 5.0, tls=tls
+            name,
+            settings.addresses,
+            ready_timeout=settings.ready_timeout or 5.0,
+            tls=tls,
+            affinity=settings.affinity,
         )
     address = f"unix:{_private_directory()}/{name}.sock"
     process = SidecarProcess(

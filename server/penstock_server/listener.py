@@ -32,7 +32,8 @@ class Listener:
     """A gRPC server on some addresses.
 
     ``make`` makes one that knows its services and no address, ``credentials`` are for all addresses
-    but Unix sockets, and ``socket_mode`` is those sockets' permissions. A fallen server's running calls are finished; only then is it destroyed.
+    but Unix sockets, and ``socket_mode`` is those sockets' permissions. A fallen server's running
+    calls are finished; only then is it destroyed.
     """
 
     def __init__(

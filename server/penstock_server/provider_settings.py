@@ -66,6 +66,9 @@ class SidecarSettings(Section):
     addresses: Strings = Field(default_factory=list)
     tls: SidecarTls | None = None
     """How ``addresses`` are reached. Default: in the clear. Unix sockets do without."""
+    affinity: bool = True
+    """Whether prompts that begin alike go to the same one of ``addresses``, which has computed the
+    beginning already, unless it is much busier than the others."""
     python: str = ""
     """The Python that has the engine installed. Default: the gateway's own."""
     device: str = "auto"

@@ -16,7 +16,7 @@ from penstock_server.sections import Section, comma_separated
 Kind = Literal["unavailable", "rate_limited", "context_length", "content_refused", "unsupported"]
 """Kinds of failures; ``routes.REASONS`` says which those are."""
 
-Strategy = Literal["ordered", "weighted", "least_busy"]
+Strategy = Literal["ordered", "weighted", "least_busy", "affinity"]
 
 DEFAULT_FALLBACKS: Sequence[Kind] = ("unavailable", "rate_limited")
 
@@ -67,7 +67,8 @@ class RouteSettings(Section):
     """Full names of models, or tables of model and weight."""
     strategy: Strategy = "ordered"
     """"ordered": the first that can; "weighted": by chance, in proportion to their weights;
-    "least_busy": who has the fewest calls under way, for its weight."""
+    "least_busy": who has the fewest calls under way, for its weight; "affinity": the same one for
+    prompts that begin alike, unless it is much busier than the others."""
     fallback_on: Annotated[list[Kind], BeforeValidator(comma_separated)] = Field(
         default_factory=lambda: list(DEFAULT_FALLBACKS)
     )

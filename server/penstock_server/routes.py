@@ -20,6 +20,7 @@ from penstock_server.circuit import State
 from penstock_server.errors import Failure
 from penstock_server.hedging import Hedge, HedgePolicy
 from penstock_server.providers import Call, Events, Provider
+from penstock_server.providers.affinity import Affinity, beginning
 from penstock_server.retry import RetryPolicy
 from penstock_server.route_settings import DEFAULT_FALLBACKS, Kind, Strategy
 from penstock_server.targets import REASONS, STRATEGIES, Target
@@ -54,6 +55,9 @@ class RouteProvider(Provider):
         super().__init__(name)
         self.targets = targets
         self.order = STRATEGIES[strategy]
+        self._affinity: Affinity[Target] | None = None
+        if strategy == "affinity":
+            self._affinity = Affinity(name=lambda t: t.name, weight=lambda t: t.weight)
         self.fallbacks = frozenset[v1.ErrorReason.ValueType]().union(
             *(REASONS[kind] for kind in fallbacks)
         )
@@ -69,7 +73,7 @@ class RouteProvider(Provider):
 
         ``started`` is held back until something follows: until then another target may answer.
         """
-        trial = self._trial()
+        trial = self._trial(request)
         for target, policy in trial.candidates():
             begun = False
             try:
@@ -136,7 +140,12 @@ class RouteProvider(Provider):
             state_message="" if usable else "all targets have failed; see their circuits",
         )
 
-    def _trial(self) -> Trial:
+    def _trial(self, request: limits.Request) -> Trial:
+        if self._affinity is not None and isinstance(request, v1.GenerateRequest):
+            shut = [t for t in self.targets if t.circuit.state is State.OPEN]
+            usable = [t for t in self.targets if t not in shut]
+            best = self._affinity.order(beginning(request), usable)
+            return Trial(self.name, [*best, *shut], self.fallbacks)
         return Trial(self.name, self.order(self.targets), self.fallbacks)
 
     async def _whole(
@@ -152,7 +161,7 @@ class RouteProvider(Provider):
                 once = limits.whole(limiter, call, request, partial(ask, target))
                 return await retry.unary(policy, once, call.remaining)
 
-        trial = self._trial()
+        trial = self._trial(request)
         if self._hedges is not None:
             return await self._hedges[kind].race(trial, asked)
         for target, policy in trial.candidates():

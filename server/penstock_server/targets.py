@@ -126,5 +126,6 @@ STRATEGIES: Mapping[Strategy, Callable[[Sequence[Target]], Sequence[Target]]] = 
     "ordered": _ordered,
     "weighted": _weighted,
     "least_busy": _least_busy,
+    "affinity": _least_busy,  # what has no beginning, such as texts to embed
 }
 """In which order targets are tried."""

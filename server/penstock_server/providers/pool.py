@@ -1,7 +1,7 @@
 """Sidecars that own the same models: which of them are there, and which one is next.
 
 One `Member` for each address. gRPC's own health watching says who serves; the next call goes to
-the member with the fewest calls under way.
+the member with the fewest calls under way, or to the one that has computed what it begins with.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from penstock import v1
 from penstock.link.v1 import LinkServiceStub
 
+from penstock_server.providers.affinity import Affinity
 from penstock_server.providers.link import LARGEST, Link
 from penstock_server.tls import ChannelCertificates
 
@@ -205,7 +206,7 @@ def _trouble(error: grpc.aio.AioRpcError, tls: ChannelCertificates | None) -> st
 class Pool:
     """The members, and whose turn it is.
 
-    Everything belongs to one event loop.
+    Everything belongs to one event loop. ``affine``: calls that begin alike go the same way.
     """
 
     def __init__(
@@ -214,7 +215,11 @@ class Pool:
         watched: Watched,
         on_change: Callable[[], None],
         tls: ChannelCertificates | None = None,
+        affine: bool = False,
     ) -> None:
+        self._affinity: Affinity[Member] | None = None
+        if affine and len(addresses) > 1:
+            self._affinity = Affinity(name=lambda member: member.address)
         self._changed = asyncio.Event()
         self._listener = on_change
         self.members = [Member(a, watched, self._change, tls) for a in addresses]
@@ -224,14 +229,21 @@ class Pool:
         """Whether some member can answer."""
         return any(member.serving for member in self.members)
 
-    def pick(self, excluded: Sequence[Member] = ()) -> Member | None:
-        """The serving member with the fewest calls under way.
+    @property
+    def affine(self) -> bool:
+        """Whether it matters how a prompt begins."""
+        return self._affinity is not None
+
+    def pick(self, excluded: Sequence[Member] = (), key: bytes | None = None) -> Member | None:
+        """The serving member with the fewest calls under way, or who is best for a beginning.
 
         Where none serves, one that is there at all: it knows best why it does not, and whether
         waiting helps. None where nobody is there.
         """
         candidates = [m for m in self.members if m.connected and m not in excluded]
         serving = [m for m in candidates if m.serving]
+        if self._affinity is not None and key is not None and serving:
+            return self._affinity.order(key, serving)[0]
         return min(serving or candidates, key=lambda m: m.outstanding, default=None)
 
     async def close(self) -> None:

@@ -19,6 +19,7 @@ from penstock.errors import from_rpc_error
 
 from penstock_server.errors import Failure
 from penstock_server.providers import Call, Events, HealthListener, Provider, link, watchdog
+from penstock_server.providers.affinity import beginning
 from penstock_server.providers.pool import Member, Pool, Watched
 from penstock_server.tls import ChannelCertificates
 
@@ -92,7 +93,8 @@ class SidecarProvider(Provider):
     ``process`` is given where the gateway started the (one) sidecar itself; ``ready_timeout`` is
     how many seconds a call waits for a sidecar that is starting, ``silence_timeout`` how many
     seconds ``process`` may leave unanswered before it is killed (0: for ever); ``tls`` is how
-    addresses that are no Unix sockets are reached, in the clear by default.
+    addresses that are no Unix sockets are reached, in the clear by default; ``affinity``: prompts
+    that begin alike go to the same one of several sidecars, for the sake of its caches.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class SidecarProvider(Provider):
         ready_timeout: float = 60.0,
         silence_timeout: float = 0.0,
         tls: ChannelCertificates | None = None,
+        affinity: bool = True,
     ) -> None:
         super().__init__(name)
         self._addresses = addresses
@@ -111,6 +114,7 @@ class SidecarProvider(Provider):
         self._silence_timeout = silence_timeout
         self._watching: asyncio.Task[None] | None = None
         self._tls = tls
+        self._affinity = affinity
         self._on_health: HealthListener = lambda healthy: None
 
     async def start(self, on_health: HealthListener) -> None:
@@ -121,6 +125,7 @@ class SidecarProvider(Provider):
             Watched(f"provider/{SIDECAR_PROVIDER}", EMBEDDING_SERVICE, link.SERVICE),
             self._members_changed,
             self._tls,
+            self._affinity,
         )
         if self._process is not None:
             self._process.start()
@@ -166,7 +171,11 @@ class SidecarProvider(Provider):
         outgoing.request.model = f"{SIDECAR_PROVIDER}/{model}"
         full_name = self.full_name(model)
         async for event in self._stream(
-            lambda m: m.generation(outgoing).StreamGenerate, outgoing, model, call
+            lambda m: m.generation(outgoing).StreamGenerate,
+            outgoing,
+            model,
+            call,
+            key=self._beginning(request),
         ):
             kind = event.WhichOneof("event")
             if kind == "started":
@@ -183,7 +192,11 @@ class SidecarProvider(Provider):
         outgoing.CopyFrom(request)
         outgoing.model = f"{SIDECAR_PROVIDER}/{model}"
         response = await self._unary(
-            lambda m: m.generation(outgoing).Generate, outgoing, model, call
+            lambda m: m.generation(outgoing).Generate,
+            outgoing,
+            model,
+            call,
+            key=self._beginning(request),
         )
         response.model = self.full_name(model)
         return response
@@ -243,6 +256,9 @@ class SidecarProvider(Provider):
         )
         return self._renamed(answers[0].model)
 
+    def _beginning(self, request: v1.GenerateRequest) -> bytes | None:
+        return beginning(request) if self._pool.affine else None
+
     def _renamed(self, model: v1.Model) -> v1.Model:
         model.name = self.full_name(model.name.partition("/")[2])
         model.provider = self.name
@@ -256,11 +272,12 @@ class SidecarProvider(Provider):
         call: Call,
         only: Member | None = None,
         patience: float | None = None,
+        key: bytes | None = None,
     ) -> Answer:
         """Ask a member, and another one where it turns out not to be there."""
         tried: list[Member] = []
         while True:
-            member = only or await self._member(tried, patience)
+            member = only or await self._member(tried, patience, key)
             tried.append(member)
             started = time.monotonic()
             try:
@@ -280,11 +297,12 @@ class SidecarProvider(Provider):
         model: str,
         call: Call,
         only: Member | None = None,
+        key: bytes | None = None,
     ) -> AsyncGenerator[Answer, None]:
         """The same for a stream; once something has come, it is this member's or nobody's."""
         tried: list[Member] = []
         while True:
-            member = only or await self._member(tried)
+            member = only or await self._member(tried, key=key)
             tried.append(member)
             started = time.monotonic()
             begun = False
@@ -309,12 +327,15 @@ class SidecarProvider(Provider):
         return failure.reason in elsewhere and self._pool.pick(tried) is not None
 
     async def _member(
-        self, excluded: Sequence[Member] = (), patience: float | None = None
+        self,
+        excluded: Sequence[Member] = (),
+        patience: float | None = None,
+        key: bytes | None = None,
     ) -> Member:
         """The next member; waits for one that is starting, ``patience`` seconds at most."""
         wait = self._ready_timeout if patience is None else patience
         give_up = time.monotonic() + wait
-        while (member := self._pool.pick(excluded)) is None:
+        while (member := self._pool.pick(excluded, key)) is None:
             waited_enough = time.monotonic() >= give_up
             process = self._process
             if waited_enough or (process is not None and process.crashes >= _HOPELESS):
