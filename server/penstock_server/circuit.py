@@ -79,7 +79,12 @@ class Circuit:
         return True
 
     def succeeded(self) -> None:
-        """The target does its work."""
+        """The target does its work.
+
+        Calls that were under way when the circuit opened say nothing: they tell how it was before.
+        """
+        if self._open and not self._trying:
+            return
         self._failures = self._openings = 0
         self._open = self._trying = False
 

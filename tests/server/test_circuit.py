@@ -98,6 +98,15 @@ def test_calls_that_were_under_way_do_not_shorten_the_wait(circuit: Circuit) -> 
     assert circuit.wait == 20
 
 
+def test_calls_that_were_under_way_do_not_close_it(circuit: Circuit) -> None:
+    assert circuit.admit()
+    assert circuit.admit()
+    circuit.failed(20)
+    circuit.succeeded()
+    assert (circuit.state, circuit.wait) == (State.OPEN, 20)
+    assert not circuit.admit()
+
+
 @given(st.lists(st.sampled_from(["admit", "succeeded", "failed", "asked", "left", "wait"])))
 def test_it_never_stays_shut(steps: list[str]) -> None:
     clock = Clock()
