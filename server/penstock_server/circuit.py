@@ -37,8 +37,8 @@ class CircuitPolicy:
 class Circuit:
     """The breaker of one target.
 
-    Each call that `admit` lets through ends with one of `succeeded`, `failed` and `left`.
-    Everything belongs to one event loop; ``clock`` tells seconds.
+    Each call that `admit` or `admit_early` lets through ends with one of `succeeded`, `failed` and
+    `left`. Everything belongs to one event loop; ``clock`` tells seconds.
 
     Example::
 
@@ -56,6 +56,8 @@ class Circuit:
         self._opens_until = 0.0
         self._open = False
         self._trying = False
+        self._early = False  # the trial under way came before its time
+        self._asked = False  # it is open because the target wants to be left alone
 
     @property
     def state(self) -> State:
@@ -78,6 +80,17 @@ class Circuit:
         self._trying = True
         return True
 
+    def admit_early(self) -> bool:
+        """Whether a call may be made although it is open, for one that has nowhere else to go.
+
+        One at a time, and never where the target itself asked for a pause. A trial that comes early
+        and fails does not lengthen the wait.
+        """
+        if not self._open or self._asked or self._trying:
+            return False
+        self._trying = self._early = True
+        return True
+
     def succeeded(self) -> None:
         """The target does its work.
 
@@ -86,24 +99,27 @@ class Circuit:
         if self._open and not self._trying:
             return
         self._failures = self._openings = 0
-        self._open = self._trying = False
+        self._open = self._trying = self._early = self._asked = False
 
     def failed(self, retry_delay: float | None = None) -> None:
         """The target failed. Where it says when to come back, it is left alone until then."""
         self._failures += 1
-        trial, self._trying = self._trying, False
+        trial = self._trying and not self._early
+        self._trying = self._early = False
         if retry_delay is not None:
+            self._asked = True
             self._open_for(retry_delay)
         elif trial or (not self._open and self._failures >= self._policy.failures):
             self._open_for(self._policy.cooldown * 2.0**self._openings)
             self._openings += 1
+            self._asked = False
 
     def left(self) -> None:
         """The call ended in a way that says nothing of the target, as when its caller went.
 
         What was told of the call before holds.
         """
-        self._trying = False
+        self._trying = self._early = False
 
     def _open_for(self, seconds: float) -> None:
         self._open = True

@@ -36,6 +36,7 @@ class Trial:
         self._route = route
         self._order = order
         self._left = iter(order)
+        self._shut: list[Target] = []
         self._fallbacks = fallbacks
         self._last: Failure | None = None
 
@@ -46,7 +47,7 @@ class Trial:
 
     def demand(self) -> tuple[Target, RetryPolicy]:
         """The next one; raises where nobody is left."""
-        found = self.next()
+        found = self.next() or self._last_resort()
         if found is None:
             raise self._exhausted()
         return found
@@ -56,6 +57,19 @@ class Trial:
         for target in self._left:
             if target.circuit.admit():
                 return target, target.provider.retry if target is self._order[-1] else NEVER
+            self._shut.append(target)
+        return None
+
+    def _last_resort(self) -> tuple[Target, RetryPolicy] | None:
+        """One that is left alone for now: better than nobody, and it may be back already.
+
+        Where every target has failed, some outage before them is as likely as that all of them are
+        broken, and waiting for the cooldown would make it last longer.
+        """
+        for target in sorted(self._shut, key=lambda one: one.circuit.wait):
+            self._shut.remove(target)
+            if target.circuit.admit_early():
+                return target, NEVER
         return None
 
     def goes_on(self, failure: Failure, target: Target) -> bool:

@@ -107,7 +107,35 @@ def test_calls_that_were_under_way_do_not_close_it(circuit: Circuit) -> None:
     assert not circuit.admit()
 
 
-@given(st.lists(st.sampled_from(["admit", "succeeded", "failed", "asked", "left", "wait"])))
+def test_who_has_nowhere_else_to_go_may_try_early(circuit: Circuit, clock: Clock) -> None:
+    assert not circuit.admit_early()  # nobody needs to: it is closed
+    fail(circuit, 3)
+    clock.now += 3
+    assert circuit.admit_early()
+    assert not circuit.admit_early()  # one at a time
+    circuit.failed()
+    assert circuit.wait == 7  # and no longer than before
+    assert circuit.admit_early()
+    circuit.left()
+    assert circuit.admit_early()
+    circuit.succeeded()
+    assert circuit.state is State.CLOSED
+
+
+def test_a_pause_that_was_asked_for_is_kept(circuit: Circuit, clock: Clock) -> None:
+    fail(circuit, retry_delay=4)
+    assert not circuit.admit_early()
+    clock.now += 4
+    fail(circuit)  # its trial: from now on the wait is ours
+    assert circuit.wait == 10
+    assert circuit.admit_early()
+    circuit.failed(20)
+    assert not circuit.admit_early()
+
+
+@given(
+    st.lists(st.sampled_from(["early", "admit", "succeeded", "failed", "asked", "left", "wait"]))
+)
 def test_it_never_stays_shut(steps: list[str]) -> None:
     clock = Clock()
     circuit = Circuit(POLICY, clock)
@@ -117,6 +145,8 @@ def test_it_never_stays_shut(steps: list[str]) -> None:
             clock.now += 7
         elif step == "admit":
             under_way += circuit.admit()
+        elif step == "early":
+            under_way += circuit.admit_early()
         elif under_way:
             under_way -= 1
             if step == "asked":

@@ -211,9 +211,10 @@ async def test_retry_after_is_heeded() -> None:
 
 
 async def test_where_nobody_may_be_asked_it_says_when() -> None:
-    policy = CircuitPolicy(failures=1, cooldown=30)
-    async with routed(policy) as (one, two, channel):
-        one.failure = two.failure = Failure(UNAVAILABLE, "away")
+    async with routed() as (one, two, channel):
+        one.failure = two.failure = Failure(
+            v1.ERROR_REASON_PROVIDER_RATE_LIMITED, "enough", retry_delay=30
+        )
         await error_of(unary(channel))
         error = await error_of(unary(channel))
         assert (len(one.calls), len(two.calls)) == (1, 1)
@@ -224,6 +225,57 @@ async def test_where_nobody_may_be_asked_it_says_when() -> None:
         request = v1.GetModelRequest(model="both")
         model = (await v1.ModelServiceStub(channel).GetModel(request)).model
         assert model.state == v1.MODEL_STATE_FAILED
+
+
+@ways
+async def test_where_all_have_failed_they_are_tried_early(
+    ask: Any, report: Callable[[str], None]
+) -> None:
+    policy = CircuitPolicy(failures=1, cooldown=300)
+    async with routed(policy) as (one, two, channel):
+        one.failure = two.failure = Failure(UNAVAILABLE, "away")
+        for asked in range(1, 6):
+            await error_of(ask(channel))
+            assert (len(one.calls), len(two.calls)) == (asked, asked)
+        waits = [(await target(channel, n)).retry_delay.ToSeconds() for n in ("one", "two")]
+        assert all(290 < wait <= 300 for wait in waits)  # not longer with each of them
+        two.failure = None
+        began = time.monotonic()
+        assert (await ask(channel)).model == "two/echo"
+        report(f"back after {time.monotonic() - began:.3f} s, with 300 s of cooldown left")
+        assert (await target(channel, "two")).circuit == v1.CIRCUIT_STATE_CLOSED
+        assert (await target(channel, "one")).circuit == v1.CIRCUIT_STATE_OPEN
+        tried = len(one.calls)
+        assert (await ask(channel)).model == "two/echo"
+        assert len(one.calls) == tried  # somebody else is there again
+
+
+async def test_of_many_who_have_nowhere_else_to_go_one_tries() -> None:
+    policy = CircuitPolicy(failures=1, cooldown=300)
+    one = Fickle("one")
+    slow = Target(one, "slow", circuit=Circuit(policy))
+    async with serving(one, routes=[RouteProvider("both", [slow])]) as (_, channel):
+        one.failure = Failure(UNAVAILABLE, "away")
+        await error_of(unary(channel))
+        one.failure = None
+        trial = asyncio.create_task(unary(channel))
+        await one.begun.wait()
+        for _ in range(5):  # the others are told at once
+            assert "not asked for now" in (await error_of(unary(channel))).message
+        assert len(one.calls) == 2
+        one.resume.set()
+        assert (await trial).model == "one/slow"
+        assert (await unary(channel)).model == "one/slow"
+
+
+async def test_who_asked_for_a_pause_is_not_tried_early() -> None:
+    policy = CircuitPolicy(failures=1, cooldown=300)
+    async with routed(policy) as (one, two, channel):
+        one.failure = Failure(v1.ERROR_REASON_PROVIDER_RATE_LIMITED, "enough", retry_delay=30)
+        two.failure = Failure(UNAVAILABLE, "away")
+        for _ in range(3):
+            await error_of(unary(channel))
+        assert (len(one.calls), len(two.calls)) == (1, 3)
 
 
 async def test_what_a_caller_does_wrong_is_not_the_targets_fault() -> None:
