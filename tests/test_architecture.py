@@ -114,6 +114,7 @@ _DISTRIBUTIONS = {
     "huggingface_hub": {"huggingface-hub"},
     "mlx_lm": {"mlx-lm"},
     "penstock_server": {"penstock-server"},
+    "prometheus_client": {"prometheus-client"},
 }
 
 # What an engine brings, and the server's shared room only uses inside a sidecar; and what an extra

@@ -82,7 +82,17 @@ def _reload(args: argparse.Namespace, running: config.GatewayConfig) -> config.G
     return fresh.model_copy(update=fixed)
 
 
-_FIXED = ("listen", "insecure", "socket_mode", "tls", "limits", "keepalive", "shutdown", "log")
+_FIXED = (
+    "listen",
+    "insecure",
+    "socket_mode",
+    "tls",
+    "limits",
+    "keepalive",
+    "shutdown",
+    "log",
+    "metrics",
+)
 """What a server is made with."""
 
 

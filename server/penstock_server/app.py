@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_channelz.v1 import channelz
@@ -43,6 +43,9 @@ from penstock_server.routing import Router
 from penstock_server.service import EmbeddingService, GenerationService, ModelService
 from penstock_server.telemetry import log
 from penstock_server.tls import Certificates
+
+if TYPE_CHECKING:
+    from penstock_server.metrics import Exporter
 
 CHANNELZ = "grpc.channelz.v1.Channelz"
 
@@ -132,11 +135,26 @@ class Server:
         credentials = Certificates(config.tls).credentials() if config.tls.cert else None
         self._listener = Listener(self._make, credentials, int(config.socket_mode, 8))
         self._hurry = asyncio.Event()
+        self._exporter = self._make_exporter() if config.metrics.listen else None
+
+    def _make_exporter(self) -> Exporter:
+        from penstock_server.metrics import Exporter  # a web server: for those who want it
+
+        exporter = Exporter(self._router, self.gate, self.health)
+        self.gate.observe = exporter.record
+        return exporter
 
     async def start(self) -> None:
         """Bind, take calls, and start the providers."""
         await self._listener.start(self._config.listen)
         self.addresses = self._listener.addresses
+        if self._exporter is not None:
+            address = self._config.metrics.listen
+            try:
+                address = await self._exporter.start(address)
+            except OSError as error:
+                raise BindError(f"cannot listen on {address} for metrics: {error}") from None
+            log(logging.INFO, "metrics", address=address)
         await self.health.open()
         await self._listener.serve()
         for provider in self._providers:
@@ -204,6 +222,8 @@ class Server:
         await self._listener.stop(_LAST_WORDS)
         await asyncio.gather(*self._leaving)
         await self._let_go(self._providers, self._ledger)
+        if self._exporter is not None:
+            await self._exporter.stop()
         for address in self.addresses:
             _unlink_socket(address)
 

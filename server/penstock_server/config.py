@@ -101,6 +101,14 @@ class Log(Section):
     """Whether prompts and answers are logged. They are private: never by default."""
 
 
+class Metrics(Section):
+    """Figures for Prometheus."""
+
+    listen: Annotated[str, Field(pattern=r"^(([^:\[\]]+|\[[^\]]+\]):\d+)?$")] = ""
+    """Where they are asked for by HTTP, at /metrics: "host:port". Default: nowhere. Whoever reaches
+    it reads the names of what is configured, and how much is asked of it."""
+
+
 class Tls(Section):
     """What the server proves itself with, and asks of callers: files in PEM format.
 
@@ -137,6 +145,7 @@ class ServerConfig(Section):
     keepalive: Keepalive = Keepalive()
     shutdown: Shutdown = Shutdown()
     log: Log = Log()
+    metrics: Metrics = Metrics()
 
     @property
     def identifies(self) -> bool:
@@ -359,7 +368,7 @@ def _explain(
 
 
 _SECTIONS = (
-    *(Tls, Limits, Keepalive, Shutdown, Log),
+    *(Tls, Limits, Keepalive, Shutdown, Log, Metrics),
     *(*ROUTE_SECTIONS, *ACCESS_SECTIONS, *LIMIT_SECTIONS),
 )
 

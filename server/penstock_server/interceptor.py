@@ -67,6 +67,7 @@ class Gate(grpc.aio.ServerInterceptor):
     ) -> None:
         self.readers = Readers(unread_timeout)
         self.door = door
+        self.observe: telemetry.Observer | None = None
         self._limit = max_message_bytes
         self._log_messages = log_messages
         self._wrapped: dict[str, Handler] = {}
@@ -276,6 +277,7 @@ class Gate(grpc.aio.ServerInterceptor):
         Writes the call's one log line. Raises only where nobody waits any more.
         """
         line = telemetry.CallLog(method, call.request_id, peer, self._log_messages)
+        line.observe = self.observe
         current_call.set(call)
         telemetry.current.set(line)
         task = asyncio.current_task()

@@ -6,6 +6,7 @@ line, status, shutdown) is the gate's.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from itertools import islice
@@ -60,8 +61,12 @@ class GenerationService(v1.GenerationServiceServicer):
             inner,
             lambda: retry.stream(provider.retry, ask, call.remaining),
         )
+        begun = False
         async with aclosing(patiently()) as events:
             async for event in events:
+                if not begun and not event.HasField("started"):
+                    telemetry.current.get().first_event = time.monotonic()
+                    begun = True
                 yield event
                 if event.HasField("completed"):
                     _note_answer(event.completed)
@@ -147,9 +152,11 @@ class EmbeddingService(v1.EmbeddingServiceServicer):
         _check(validation.embed_request(request))
         call = current_call.get()
         provider, model = await _route(self._router, request.model, call)
-        return await _within_limits(
+        response = await _within_limits(
             provider, call, request, lambda: provider.embed(model, request, call)
         )
+        telemetry.answered(response.model, response.usage)
+        return response
 
 
 def _check(violations: Iterable[Violation]) -> None:
@@ -161,6 +168,7 @@ def _check(violations: Iterable[Violation]) -> None:
 async def _route(router: Router, name: str, call: Call) -> Route:
     telemetry.note(model=name)
     route = await router.route(name, call)
+    telemetry.current.get().provider = route.provider.name
     if route.name != name:
         telemetry.note(routed=route.name)
     current_caller.get().check_model(name, route.name)
@@ -193,4 +201,5 @@ def _note_answer(response: v1.GenerateResponse) -> None:
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
     )
+    telemetry.answered(response.model, usage)
     telemetry.note_private(answer=response.message)

@@ -72,6 +72,8 @@ class SidecarProcess:
         self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
         self._ended = asyncio.Event()
         self._retry_at = 0.0
+        self.starts = 0
+        """How often it was started."""
         self.crashes = 0
         """How often it ended in a row without a stable run or `proved` in between."""
         self.last_exit: Exit | None = None
@@ -176,6 +178,7 @@ class SidecarProcess:
             env=dict(os.environ if self._env is None else self._env),
             start_new_session=True,  # Ctrl-C is for the gateway, which stops it in its turn
         )
+        self.starts += 1
         log(logging.INFO, "sidecar started", sidecar=self.name, pid=process.pid)
         await _relay(process, self)
         code = await process.wait()

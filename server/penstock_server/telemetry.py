@@ -10,11 +10,14 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TextIO
+
+from penstock import v1
 
 from penstock_server.config import Log
 
@@ -91,6 +94,10 @@ def relay(line: str, sidecar: str) -> None:
         sys.stderr.write(f"{sidecar} | {line}\n" if _format == "human" else f"{line}\n")
 
 
+Observer = Callable[["CallLog", str, str, float], None]
+"""Told of a call that has ended: its status's code, the reason, and how many seconds it took."""
+
+
 @dataclass(slots=True)
 class CallLog:
     """What is known of one call; rooms add to it as the call passes them, with `note`."""
@@ -102,10 +109,26 @@ class CallLog:
     """Whether what is private may be written: prompts and answers."""
     started: float = field(default_factory=time.monotonic)
     fields: dict[str, object] = field(default_factory=dict)
+    observe: Observer | None = None
+    """Counts the call, with what follows here, when it ends."""
+    provider: str = ""
+    """The provider or route that was asked."""
+    answered: str = ""
+    """The provider that answered."""
+    first_event: float | None = None
+    """When the first of a stream's answer came, on `time.monotonic`'s clock."""
+    tokens: Mapping[str, int] | None = None
+    """By kind."""
+    retries: list[str] = field(default_factory=list)
+    """Why it was tried again, each time."""
+    tried: list[tuple[str, str, str]] = field(default_factory=list)
+    """What a route tried beside the target that answered: route, target, reason."""
 
     def write(self, code: str, reason: str = "", message: str = "") -> None:
         """Write the call's one line."""
         took = (time.monotonic() - self.started) * 1000
+        if self.observe is not None:
+            self.observe(self, code, reason, took / 1000)
         fields = {"code": code, "ms": round(took, 1), **self.fields, "peer": self.peer}
         if reason:
             fields |= {"reason": reason, "error": message}
@@ -128,9 +151,28 @@ def note_private(**fields: object) -> None:
         note(**{name: str(value) for name, value in fields.items()})
 
 
+def answered(model: str, usage: v1.Usage) -> None:
+    """A model, by its full name, has answered."""
+    call = current.get()
+    call.answered = model.partition("/")[0]
+    call.tokens = {
+        "input": usage.input_tokens,
+        "cached_input": usage.cached_input_tokens,
+        "output": usage.output_tokens,
+    }
+
+
+def tried(route: str, target: str, reason: str) -> None:
+    """A route has tried a target that did not answer."""
+    call = current.get()
+    call.tried.append((route, target, reason))
+    call.fields["tried"] = ",".join(f"{name}:{why}" for _, name, why in call.tried)
+
+
 def retried(attempt: int, reason: str, pause: float) -> None:
     """A call is about to be tried again, after so many seconds."""
     call = current.get()
+    call.retries.append(reason)
     log(
         logging.WARNING,
         "trying again",

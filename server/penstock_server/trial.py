@@ -91,7 +91,7 @@ class Trial:
 
     def _note(self, attempt: v1.Attempt) -> None:
         self.tried.append(attempt)
-        telemetry.note(tried=",".join(f"{one.model}:{_name(one)}" for one in self.tried))
+        telemetry.tried(self._route, attempt.model, _name(attempt))
 
     def _exhausted(self) -> Failure:
         """All have failed, or may not be asked. What the last one said is not lost."""

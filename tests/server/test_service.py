@@ -145,7 +145,7 @@ async def test_the_caller_names_the_request() -> None:
     first, second = provider.calls
     assert first.request_id == "mine-1"
     assert first.remaining() is not None
-    assert 20 < (first.deadline or 0) - time.monotonic() <= 30
+    assert 20 < (first.deadline or 0) - time.monotonic() <= 31  # gRPC rounds it up on the wire
     assert second.request_id != "no good: spaces"
     assert second.deadline is None
 

@@ -58,6 +58,7 @@ class Process(Protocol):
     """What is to be known of a process that the gateway started itself."""
 
     crashes: int
+    starts: int
 
     @property
     def last_exit(self) -> object | None:
@@ -148,6 +149,11 @@ class SidecarProvider(Provider):
     def members(self) -> Sequence[Member]:
         """The sidecars."""
         return self._pool.members
+
+    @property
+    def restarts(self) -> int | None:
+        """How often the gateway started it again; None where it does not."""
+        return None if self._process is None else max(0, self._process.starts - 1)
 
     @property
     def embeds(self) -> bool:
