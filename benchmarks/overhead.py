@@ -72,9 +72,10 @@ async def serve_floor(address: str) -> None:
 async def serve_penstock(address: str, upstream: str) -> None:
     """Penstock's server: with a provider that answers at once, or forwarding to ``upstream``."""
     from penstock_server.app import Server
-    from penstock_server.config import Log, ServerConfig
+    from penstock_server.config import ServerConfig
     from penstock_server.providers import Call, Events, Provider
     from penstock_server.providers.sidecar import SidecarProvider
+    from penstock_server.server_settings import Log
     from penstock_server.telemetry import configure
 
     class Echo(Provider):

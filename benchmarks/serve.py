@@ -12,7 +12,8 @@ import signal
 import sys
 
 from penstock_server import config, gateway, telemetry
-from penstock_server.app import Server, run
+from penstock_server.app import Server
+from penstock_server.process import run
 
 
 def _count(number: int, frame: object) -> None:

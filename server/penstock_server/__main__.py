@@ -9,8 +9,9 @@ import os
 import sys
 
 from penstock_server import __version__, config, gateway, telemetry
-from penstock_server.app import Server, run
+from penstock_server.app import Server
 from penstock_server.identity import new_token
+from penstock_server.process import run
 
 _EPILOG = """\
 Without any configuration the gateway listens on 127.0.0.1:50051 and serves the embedded model as

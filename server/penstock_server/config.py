@@ -13,13 +13,10 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import (
     Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -42,12 +39,20 @@ from penstock_server.provider_settings import (
 )
 from penstock_server.route_settings import ROUTE_SECTIONS, RouteSettings
 from penstock_server.sections import Section, Strings
+from penstock_server.server_settings import (
+    SERVER_SECTIONS,
+    Keepalive,
+    Limits,
+    Log,
+    Metrics,
+    Shutdown,
+    Tls,
+)
 
 DEFAULT_FILE = "penstock.toml"
 """The gateway's file. Sidecars have none of their own: they are told by flags."""
 
 DEFAULT_LISTEN = "127.0.0.1:50051"
-MIB = 1024 * 1024
 
 # Names with our prefix that belong to the client or to the file itself, not to the server's keys.
 _FOREIGN = frozenset({"CONFIG", "TARGET", "TOKEN", "MODEL", "CA", "CERT", "KEY", "TLS"})
@@ -55,80 +60,6 @@ _FOREIGN = frozenset({"CONFIG", "TARGET", "TOKEN", "MODEL", "CA", "CERT", "KEY",
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message has a line for each wrong key."""
-
-
-class Limits(Section):
-    """How much the server takes."""
-
-    max_message_bytes: PositiveInt = 64 * MIB
-    """The largest message, in bytes."""
-    unread_timeout: NonNegativeFloat = 300.0
-    """How long, in seconds, a stream's next message may wait for a caller who does not read; then
-    the call is ended. 0: for ever."""
-
-
-class Keepalive(Section):
-    """How connections are kept alive through silence, in seconds."""
-
-    interval: PositiveFloat = 60.0
-    """The server pings a silent client this often, to notice that it is gone."""
-    timeout: PositiveFloat = 20.0
-    """A ping that is not answered within this time ends the connection."""
-    min_client_interval: PositiveFloat = 5.0
-    """Clients may ping this often, also while nothing is said: a long prefill is silent."""
-    max_connection_age: NonNegativeFloat = 0.0
-    """A connection that is so old takes no more calls, those on it finish, and the client connects
-    anew: to another server, where there are more now. gRPC varies it by a tenth. 0: never."""
-    max_connection_age_grace: NonNegativeFloat = 0.0
-    """How long calls may go on after that, before they are cut; 0: until they are done."""
-
-
-class Shutdown(Section):
-    """How the server stops, in seconds."""
-
-    notice: NonNegativeFloat = 0.5
-    """How long calls are still taken after health says NOT_SERVING, so that balancers notice."""
-    drain: NonNegativeFloat = 30.0
-    """How long running calls may go on after that."""
-
-
-class Log(Section):
-    """What is logged, to stderr."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["human", "json"] = "human"
-    prompts: bool = False
-    """Whether prompts and answers are logged. They are private: never by default."""
-
-
-class Metrics(Section):
-    """Figures for Prometheus."""
-
-    listen: Annotated[str, Field(pattern=r"^(([^:\[\]]+|\[[^\]]+\]):\d+)?$")] = ""
-    """Where they are asked for by HTTP, at /metrics: "host:port". Default: nowhere. Whoever reaches
-    it reads the names of what is configured, and how much is asked of it."""
-
-
-class Tls(Section):
-    """What the server proves itself with, and asks of callers: files in PEM format.
-
-    They are read anew when they change. Unix sockets do without.
-    """
-
-    cert: str = ""
-    """The server's certificate, with the chain above it. Default: no TLS."""
-    key: str = ""
-    """Its private key."""
-    client_ca: str = ""
-    """Whose certificates callers have to show. Default: they need none."""
-
-    @model_validator(mode="after")
-    def _go_together(self) -> Self:
-        if bool(self.cert) != bool(self.key):
-            raise ValueError("cert and key go together")
-        if self.client_ca and not self.cert:
-            raise ValueError("client_ca needs cert and key")
-        return self
 
 
 class ServerConfig(Section):
@@ -367,10 +298,7 @@ def _explain(
         yield f"{key or 'configuration'}: {message}" + (f" ({origin})" if origin else "")
 
 
-_SECTIONS = (
-    *(Tls, Limits, Keepalive, Shutdown, Log, Metrics),
-    *(*ROUTE_SECTIONS, *ACCESS_SECTIONS, *LIMIT_SECTIONS),
-)
+_SECTIONS = (*SERVER_SECTIONS, *ROUTE_SECTIONS, *ACCESS_SECTIONS, *LIMIT_SECTIONS)
 
 
 def _known_keys(kind: type[ServerConfig]) -> set[str]:

@@ -19,7 +19,7 @@ from typing import TextIO
 
 from penstock import v1
 
-from penstock_server.config import Log
+from penstock_server.server_settings import Log
 
 logger = logging.getLogger("penstock")
 calls = logging.getLogger("penstock.calls")

@@ -16,8 +16,9 @@ from typing import Generic, TypeVar
 
 import grpc
 
-from penstock_server.config import ConfigError, Tls
+from penstock_server.config import ConfigError
 from penstock_server.provider_settings import SidecarTls
+from penstock_server.server_settings import Tls
 from penstock_server.telemetry import log
 
 T = TypeVar("T")

@@ -40,8 +40,8 @@ SIDECARS = ["hf", "mlx"]
 # What a sidecar's program does up to the moment at which it would begin to serve.
 _ALL_BUT_SERVING = """
 import runpy, sys
-from penstock_server import app
-app.run = lambda settings, *_, **__: print(settings.model_dump_json()) or 0
+from penstock_server import process
+process.run = lambda settings, *_, **__: print(settings.model_dump_json()) or 0
 module = sys.argv.pop(1)
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """

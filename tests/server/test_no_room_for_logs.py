@@ -13,7 +13,7 @@ FULL = Path("/dev/full")
 PROGRAM = """
 import logging, os, sys
 from penstock_server import telemetry
-from penstock_server.config import Log
+from penstock_server.server_settings import Log
 
 telemetry.configure(Log(format=sys.argv[1]))
 for n in range(1000):

@@ -60,7 +60,7 @@ async def near(
     certificates = (
         None if tls is None else ChannelCertificates(SidecarTls.model_validate(dict(tls)))
     )
-    provider = SidecarProvider("far", [address], None, ready_timeout, certificates)
+    provider = SidecarProvider("far", [address], None, ready_timeout, tls=certificates)
 
     async with serving(provider) as (_, channel):
 

@@ -15,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from penstock_server import config, telemetry
-from penstock_server.app import run
 from penstock_server.assembly import Assembly
 from penstock_server.compute import WAITING, default_threads
 from penstock_server.local import survey
@@ -26,6 +25,7 @@ from penstock_server.local.lifeline import watch_parent
 from penstock_server.local.memory import memory
 from penstock_server.local.provider import LocalProvider
 from penstock_server.local.recipe import Look, Recipe
+from penstock_server.process import run
 from penstock_server.providers.sidecar import SIDECAR_PROVIDER
 
 _MEMORY_SHARE = 0.8
