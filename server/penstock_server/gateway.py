@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from penstock_server import network
-from penstock_server.access_settings import JwtSettings
+from penstock_server.access_settings import AuthSettings, JwtSettings
 from penstock_server.assembly import Assembly
 from penstock_server.circuit import Circuit, CircuitPolicy
 from penstock_server.compute import WAITING, with_openblas
@@ -154,12 +154,13 @@ class Gateway:
         self._circuits = circuits
         return routes
 
-    def _door(self, config: GatewayConfig) -> Door:
+    def _door(self, config: GatewayConfig) -> Door | None:
+        """None where nothing is said of callers: then they may show what they like."""
         if config.auth.jwt is None:
             self._keys = None
         elif self._keys is None or self._keys[0] != config.auth.jwt:
             self._keys = (config.auth.jwt, KeySet(config.auth.jwt))
-        return Door(
+        door = Door(
             config.auth,
             config.callers,
             config.policies,
@@ -167,6 +168,7 @@ class Gateway:
             certificates=bool(config.tls.client_ca),
             keys=self._keys[1] if self._keys else None,
         )
+        return door if door.asks or config.auth != AuthSettings() else None
 
 
 def _ledger(settings: RedisSettings) -> Ledger | None:

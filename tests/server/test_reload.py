@@ -127,7 +127,7 @@ def test_tokens_policies_and_limits_change(configured: Configured) -> None:
             return "OK"
 
     (sidecar,) = children(configured.process.pid)
-    assert ask("") == "OK"
+    assert [ask(""), ask(TOKEN)] == ["OK", "OK"]
     configured.change(configured.local, callers(HASH))
     assert [ask(""), ask(TOKEN), ask(OTHER)] == [
         "CALLER_UNAUTHENTICATED",
