@@ -381,7 +381,9 @@ class JsonSchemaFormat(_message.Message):
     description: _builtins.str
     """What the schema is for, for the model to read."""
     schema: _builtins.str
-    """The JSON Schema as JSON text. Required."""
+    """The JSON Schema as JSON text. Required. All schemas of a request together
+    have at most 1 MiB, those of its tools included.
+    """
     strict: _builtins.bool
     """Whether the answer is held to the schema, where the provider can choose.
     Default: true where the model supports it.
