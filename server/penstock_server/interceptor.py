@@ -301,6 +301,10 @@ class Gate(grpc.aio.ServerInterceptor):
                 v1.ERROR_REASON_INTERNAL_ERROR,
                 "Penstock failed at this call; the server's log has the details. Please report it.",
             )
+        if failure is not None:
+            # Its traceback holds this frame and the request, and this frame holds it: without this,
+            # a large request would stay in memory until the garbage collector comes by.
+            failure.__traceback__ = failure.__cause__ = failure.__context__ = None
         if failure is None:
             line.write("OK")
         else:
