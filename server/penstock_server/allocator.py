@@ -19,7 +19,7 @@ from pathlib import Path
 INTERVAL = 2.0
 """Seconds between two looks, which take microseconds."""
 
-TOO_MUCH = 48 * 1024 * 1024
+TOO_MUCH = 24 * 1024 * 1024
 """Bytes kept beyond what was kept before, at which they are given back."""
 
 

@@ -89,7 +89,11 @@ def starved(house: House) -> Iterator[int]:
 
 
 def test_a_sidecar_out_of_memory(house: House, starved: int, report: Callable[[str], None]) -> None:
-    """A large request wants what the kernel does not give; steady callers want nothing new."""
+    """A large request wants what the kernel does not give; steady callers want nothing new.
+
+    Where gRPC itself has no memory for the message, it says UNKNOWN, and the gateway that this is
+    no sidecar's answer; where the process ends of it, the call was lost.
+    """
     with (
         house.trial("sidecar out of memory (RLIMIT_AS)") as trial,
         penstock.Client(house.process.address, options={"grpc.enable_retries": 0}) as client,
