@@ -110,6 +110,7 @@ _DISTRIBUTIONS = {
     "grpc_channelz": {"grpcio-channelz"},
     "grpc_health": {"grpcio-health-checking"},
     "grpc_reflection": {"grpcio-reflection"},
+    "jsonschema_specifications": {"jsonschema-specifications"},
     "jwt": {"pyjwt"},
     "huggingface_hub": {"huggingface-hub"},
     "mlx_lm": {"mlx-lm"},
