@@ -31,6 +31,10 @@ _TOO_LATE = link.Status(
 )
 
 
+_LAST_WRITE = 5.0
+"""How long a link that is over waits for the other end to take its last message, in seconds."""
+
+
 class LinkService(link.LinkServiceServicer):
     """Answers Link.
 
@@ -57,9 +61,11 @@ class LinkService(link.LinkServiceServicer):
         tasks: Sequence[asyncio.Task[Any]] = (reading, writing, closing)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if closing.done():
-                end.finish()
-                await writing
+            if reading.done():
+                await end.close()  # nobody says anything more, credit and cancellations included
+            # A write that has begun has to end before the link may: gRPC takes no status meanwhile.
+            end.finish()
+            await asyncio.wait((writing,), timeout=_LAST_WRITE)
             for task in (reading, writing):
                 if task.done():
                     task.result()
