@@ -74,7 +74,7 @@ def returned(
     idle: Callable[[], int] = lambda: 0,
     *,
     memory: float = 40.0,
-    patience: float = 15.0,
+    patience: float = 60.0,
 ) -> Held:
     """Wait until it holds no more than before (MiB of ``memory`` more, at most)."""
     give_up = time.monotonic() + patience
