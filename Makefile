@@ -49,7 +49,9 @@ test: $(VENV)/.test ## Set up what is missing and run all tests, with coverage
 
 # How much more than in the tests; a seed tries the same again.
 TIMES ?= 10
-SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+ifndef SEED # once: each use of ?= would draw another
+SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+endif
 
 .PHONY: fuzz
 fuzz: $(VENV)/.test ## Try random messages, bytes and frames on live servers (TIMES=10, SEED=…)
