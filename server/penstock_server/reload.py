@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from penstock_server.config import ConfigError
-from penstock_server.telemetry import log
+from penstock_server.telemetry import log, logger
 
 _INTERVAL = 1.0
 """How often the file is looked at, in seconds."""
@@ -62,6 +62,8 @@ class Reloader:
             except ConfigError as error:
                 why = "; ".join(str(error).splitlines())
                 log(logging.ERROR, "configuration refused; the one before stays", why=why)
+            except Exception:  # a fault of ours must not end the watching without a word
+                logger.exception("a fault of Penstock's own, in taking the configuration anew")
             else:
                 log(logging.INFO, "configuration taken anew")
 

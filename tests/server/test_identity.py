@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jwt
@@ -29,13 +29,6 @@ from tests.server.knocking import (
 )
 from tests.support.issuer import Issuer
 from tests.support.scripted import ScriptedProvider, serving
-
-
-@pytest.fixture
-async def issuer() -> AsyncIterator[Issuer]:
-    async with Issuer().serving() as running:
-        yield running
-
 
 CASES: Mapping[str, tuple[Callable[[Issuer], Metadata], str]] = {
     "token: right": (lambda _: bearer(TOKEN), "OK"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -24,12 +23,6 @@ from tests.server.knocking import (
 )
 from tests.support.issuer import Issuer
 from tests.support.scripted import ScriptedProvider, serving
-
-
-@pytest.fixture
-async def issuer() -> AsyncIterator[Issuer]:
-    async with Issuer().serving() as running:
-        yield running
 
 
 @each_way

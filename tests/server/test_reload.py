@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
@@ -12,9 +13,10 @@ from typing import Any
 import penstock
 import pytest
 from penstock_server.identity import new_token
+from penstock_server.reload import Reloader
 
 from tests.support.hosted import ENVIRONMENT, Hosted
-from tests.support.processes import TINY, children, eventually, gateway
+from tests.support.processes import TINY, children, eventually, gateway, until
 
 TOKEN, HASH = new_token()
 OTHER, OTHER_HASH = new_token()
@@ -195,3 +197,24 @@ def test_what_needs_a_restart_is_said(configured: Configured) -> None:
     configured.change("[keepalive]\ninterval = 50\n", configured.local)
     told = configured.process.wait_for(lambda line: "need a restart" in line["message"])
     assert told["keys"] == "keepalive"
+
+
+async def test_a_fault_of_ours_does_not_end_the_watching(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried = 0
+
+    async def reload() -> None:
+        nonlocal tried
+        tried += 1
+        if tried == 1:
+            raise ZeroDivisionError("a bug")
+
+    reloader = Reloader(reload, [tmp_path / "penstock.toml"])
+    watching = asyncio.create_task(reloader.run())
+    for expected in (1, 2):
+        reloader.ask()
+        await until(lambda expected=expected: tried == expected)  # type: ignore[misc] # a default
+    assert not watching.done()
+    assert "in taking the configuration anew" in caplog.text
+    watching.cancel()
